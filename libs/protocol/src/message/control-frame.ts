@@ -1,0 +1,37 @@
+/** Rare messages to one node about one device: JSON behind a type byte. Each is a hint; the registry row is the truth. */
+
+import { type DeviceCode, type Epoch, isDeviceCode } from '../id.ts';
+
+export const CONTROL_FRAME = 3;
+
+export type ControlMessage =
+  /** The device was claimed elsewhere at `epoch`: sessions with a lower epoch close (protocol D3). */
+  | { readonly type: 'superseded'; readonly code: DeviceCode; readonly epoch: Epoch }
+  /** An operator asks to end the session; the device may come back (1000, reason `disconnected`). */
+  | { readonly type: 'disconnect'; readonly code: DeviceCode }
+  /** Provisioning changed: read it again; close the session if the device is gone, disabled, or its secret revoked (1008). */
+  | { readonly type: 'provisioning_changed'; readonly code: DeviceCode };
+
+const TYPES: readonly string[] = ['superseded', 'disconnect', 'provisioning_changed'];
+
+export function encodeControlFrame(message: ControlMessage): Buffer {
+  const json = JSON.stringify(message);
+  const bytes = Buffer.allocUnsafe(1 + Buffer.byteLength(json));
+  bytes[0] = CONTROL_FRAME;
+  bytes.utf8Write(json, 1);
+  return bytes;
+}
+
+/** Answers undefined for anything that is not a control message of this version. */
+export function decodeControlFrame(bytes: Buffer): ControlMessage | undefined {
+  if (bytes[0] !== CONTROL_FRAME) return undefined;
+  try {
+    const value = JSON.parse(bytes.utf8Slice(1)) as { type?: unknown; code?: unknown; epoch?: unknown };
+    if (typeof value.type !== 'string' || !TYPES.includes(value.type)) return undefined;
+    if (typeof value.code !== 'string' || !isDeviceCode(value.code)) return undefined;
+    if (value.type === 'superseded' && typeof value.epoch !== 'number') return undefined;
+    return value as ControlMessage;
+  } catch {
+    return undefined; // Not JSON: a frame of another version, counted by the caller.
+  }
+}

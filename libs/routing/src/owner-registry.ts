@@ -1,0 +1,103 @@
+/** Answers "which node owns this device, and at which epoch?"
+ *  I1 one owner per epoch; I2 epochs only grow; I3 a lower epoch is refused. Writes are fenced inside one atomic step; a read
+ *  may be one lease old. Every change of owner writes its presence events in the same step (protocol D5).
+ *  Store away: every method throws BrokerError `broker_unavailable`. Choosing a node is not done here, nor is node liveness. */
+
+import type { DeviceCode, Epoch, NodeId, SessionId } from '@lapi-broker/protocol';
+
+export interface Owner {
+  readonly node: NodeId;
+  readonly epoch: Epoch;
+  readonly session: SessionId;
+  /** When the ownership began, ms of Redis time. */
+  readonly sinceMs: number;
+}
+
+/** Why a device is no longer online, as `reason` of presence.offline. `superseded` and `node_lost` are written by the registry itself. */
+export type OfflineReason =
+  | 'closed'
+  | 'unregistered'
+  | 'superseded'
+  | 'liveness_timeout'
+  | 'node_lost'
+  | 'draining'
+  | 'disconnected'
+  | 'revoked'
+  | 'fenced'
+  | 'too_big'
+  | 'bad_utf8'
+  | 'bad_frame'
+  | 'bad_json'
+  | 'unmasked'
+  | 'overflow';
+
+/** What is recorded about a session beside its ownership. */
+export interface SessionFacts {
+  readonly vendor: string;
+  readonly deviceType: string;
+  readonly algorithm: string;
+  readonly address: string;
+}
+
+export interface ClaimRequest {
+  readonly code: DeviceCode;
+  readonly node: NodeId;
+  readonly session: SessionId;
+  readonly facts: SessionFacts;
+  readonly nonce: string;
+  /** How long a used nonce is remembered. */
+  readonly nonceTtlMs: number;
+  /** Revision of the provisioning that verified the Sign; an older one is refused, so a cached secret can never outlive its revocation. */
+  readonly revision: number;
+  /** ms of Redis time after which the claim must not happen any more. */
+  readonly notAfterMs: number;
+}
+
+export type ClaimResult =
+  | { readonly status: 'claimed'; readonly epoch: Epoch; readonly previous: Owner | undefined }
+  /** This DeviceCode has used this nonce before (F9). */
+  | { readonly status: 'replayed' }
+  /** The provisioning changed since the Sign was verified: read it again and verify again. */
+  | { readonly status: 'stale_provisioning' }
+  /** Too many take-overs: the current session stays (D8). */
+  | { readonly status: 'held_down'; readonly retryAfterMs: number }
+  | { readonly status: 'late' };
+
+export interface ReclaimRequest {
+  readonly code: DeviceCode;
+  /** The fenced incarnation and the epoch it held. */
+  readonly from: NodeId;
+  readonly epoch: Epoch;
+  readonly to: NodeId;
+  readonly session: SessionId;
+}
+
+/** `lost`: somebody else claimed the device meanwhile; close the session. */
+export type ReclaimResult = { readonly status: 'reclaimed'; readonly epoch: Epoch } | { readonly status: 'lost' };
+
+export interface ReleaseRequest {
+  readonly code: DeviceCode;
+  readonly node: NodeId;
+  readonly epoch: Epoch;
+  readonly reason: OfflineReason;
+}
+
+/** `stale`: another epoch or node owns the device; nothing was changed beyond forgetting it in the caller's own index. */
+export type ReleaseResult = { readonly status: 'released' } | { readonly status: 'stale' };
+
+export interface LookUp {
+  readonly provisioned: boolean;
+  /** Named by the registry row; whether its node's lease lives is the NodeDirectory's to say. */
+  readonly owner: Owner | undefined;
+}
+
+export interface OwnerRegistry {
+  claim(request: ClaimRequest): Promise<ClaimResult>;
+  /** After a fence: same session, new incarnation, new epoch. Compares the old epoch, so it takes nothing from a newer owner. */
+  reclaim(request: ReclaimRequest): Promise<ReclaimResult>;
+  release(request: ReleaseRequest): Promise<ReleaseResult>;
+  lookUp(code: DeviceCode): Promise<LookUp>;
+  /** Turns up to `limit` devices per shard of a dead incarnation offline (`node_lost`). Safe to run by many at once.
+   *  `done` is true when no device of it is left. Only for incarnations whose lease has ended: a lapsed lease never lives again. */
+  reap(node: NodeId, limit: number): Promise<{ readonly offline: number; readonly done: boolean }>;
+}
