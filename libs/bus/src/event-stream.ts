@@ -22,17 +22,31 @@ export interface StreamBounds {
   readonly length: number;
 }
 
+export interface Tail {
+  close(): Promise<void>;
+}
+
 export interface EventStream {
   readonly shards: number;
-  /** Resolves with the id once stored. Calls of one process are stored in call order per shard. */
+  /** Resolves with the id once stored. Calls of one process are stored in call order per shard. While the store is away the event waits a
+   *  bounded time for it. After a rejection the event may be stored all the same (its answer was lost). `event.data` must stay unchanged. */
   append(event: EventRecord): Promise<EntryId>;
   /** Entries after `after`, oldest first, at most `count`. */
   read(shard: number, after: EntryId, count: number): Promise<readonly StreamEntry[]>;
   bounds(shard: number): Promise<StreamBounds>;
-  /** Follows all shards from their end, or from `from[shard]`. Calls back in order per shard, each entry once;
-   *  after a connection loss it goes on from its own position. */
-  tail(from: ReadonlyMap<number, EntryId>, onEntries: (shard: number, entries: readonly StreamEntry[]) => void): Promise<{ close(): Promise<void> }>;
+  /** Follows all shards from their end as it is now, or from after `from[shard]`. Calls back in order per shard, each entry once; after a
+   *  connection loss it goes on from its own position. Neither callback may throw.
+   *  `onRewound(shard, to)`: the store has lost entries after `to` that were called back or lay behind us (failover to a replica that was
+   *  behind, D9), so positions after `to` mean nothing any more. Entries written since then follow, none is skipped; some may repeat. */
+  tail(
+    from: ReadonlyMap<number, EntryId>,
+    onEntries: (shard: number, entries: readonly StreamEntry[]) => void,
+    onRewound?: (shard: number, to: EntryId) => void,
+  ): Promise<Tail>;
 }
+
+/** Id before all ids. */
+export const ZERO_ID: EntryId = '0-0';
 
 /** Orders ids as numbers: negative if a is older. */
 export function compareEntryIds(a: EntryId, b: EntryId): number {

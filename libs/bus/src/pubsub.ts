@@ -7,7 +7,7 @@ export type PublishResult =
   | { readonly status: 'published'; readonly receivers: number }
   /** Error or time-out: the frame may or may not arrive. */
   | { readonly status: 'unknown'; readonly cause: unknown }
-  /** Never left this process: not connected, or the bound on waiting bytes is reached. */
+  /** Never reached a subscriber: not connected, refused by the store, or the bound on waiting bytes is reached. */
   | { readonly status: 'not_sent' };
 
 export interface Subscription {
@@ -15,10 +15,29 @@ export interface Subscription {
 }
 
 export interface PubSub {
+  /** Never rejects. Frames that leave together share one promise, so a frame costs no promise of its own.
+   *  The frame must stay unchanged until it resolves. */
   publish(channel: string, frame: Uint8Array): Promise<PublishResult>;
-  /** Resolves when the store has confirmed the subscription. `onFrame` gets a Buffer that it may keep.
-   *  `onGap` is called after every re-subscription: frames may have been lost since. */
+  /** Resolves when the store has confirmed the subscription; rejects with `broker_unavailable` when it does not within its time limit.
+   *  `onFrame` gets a Buffer that it may keep (which keeps the whole batch). It must not throw; if it does, that is counted and the next
+   *  frame follows. `onGap` is called after every re-subscription: frames may have been lost since. */
   subscribe(channel: string, onFrame: (frame: Buffer) => void, onGap: () => void): Promise<Subscription>;
-  /** False while a subscriber connection is down, overdue with its ping, or found on a replica: direct frames must then be dropped. */
+  /** False while any subscription is not confirmed, overdue with its ping, or found on a replica: direct frames must then be dropped.
+   *  False without subscriptions. Decided by the clock when asked, so it holds also in the first moment after a pause of the process. */
   trustworthy(): boolean;
+}
+
+/** Totals since the start, and what waits now. */
+export interface PubSubCounts {
+  readonly publishedFrames: number;
+  readonly publishedBatches: number;
+  readonly notSentFrames: number;
+  readonly unknownFrames: number;
+  readonly receivedFrames: number;
+  readonly receivedBatches: number;
+  /** Foreign or cut. */
+  readonly droppedBatches: number;
+  /** Frames whose `onFrame` threw. */
+  readonly failedFrames: number;
+  readonly waitingBytes: number;
 }

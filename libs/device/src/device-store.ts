@@ -41,7 +41,9 @@ export interface ProvisioningChange {
 /** Provisioning joined with what the registry row says about the session. */
 export interface DeviceRow extends Provisioning {
   /** Named by the row; online only while the lease of this node lives (NodeDirectory). */
-  readonly owner: { readonly node: NodeId; readonly epoch: number; readonly session: string; readonly sinceMs: number } | undefined;
+  readonly owner:
+    | { readonly node: NodeId; readonly epoch: number; readonly session: string; readonly sinceMs: number }
+    | undefined;
   /** From the last session; empty before the first. */
   readonly vendor: string;
   readonly deviceType: string;
@@ -60,7 +62,10 @@ export interface ListQuery {
 }
 
 export interface DeviceStore {
-  put(code: DeviceCode, change: ProvisioningChange): Promise<{ readonly status: 'created' | 'updated' | 'secret_required'; readonly revision: number }>;
+  put(
+    code: DeviceCode,
+    change: ProvisioningChange,
+  ): Promise<{ readonly status: 'created' | 'updated' | 'secret_required'; readonly revision: number }>;
   /** False if it was not there. The epoch stays for 30 days (I2). */
   remove(code: DeviceCode): Promise<boolean>;
   /** Everything an edge needs to verify, in one read; undefined if not provisioned. */

@@ -13,9 +13,9 @@ export interface RequestSnapshot {
   readonly query: string | undefined;
   /** Values of path parameters, raw (not decoded), in order of the pattern. */
   readonly params: readonly string[];
-  /** Header by lower-case name; empty string when absent. */
+  /** Header by lower-case name; empty string when absent. Throws for a name that a `headers` option leaves out. */
   header(name: string): string;
-  /** Remote address as text, IPv4-mapped addresses as plain IPv4. */
+  /** Remote address as text, IPv4-mapped addresses as plain IPv4; the proxied address when a trusted proxy names one. */
   readonly address: string;
 }
 
@@ -26,21 +26,32 @@ export interface ResponseHandle {
   readonly ended: boolean;
   /** Called at most once, if the peer goes away before the response ended. */
   onAborted(callback: () => void): void;
-  /** Status, headers, body, end; one corked write. `close` ends the TCP connection after it. Content-Length is set. */
+  /** Status, headers, body, end; one corked write. `close` ends the TCP connection after it. Content-Length is set; naming it, or a
+   *  header with a line break, throws. HEAD, 204 and 304 are sent without the body. */
   send(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void;
-  /** Collects the body. `too_large` as soon as the limit is passed; `aborted` if the peer left. Must be called in the handler's first tick. */
-  readBody(limitBytes: number): Promise<{ readonly status: 'read'; readonly body: Buffer } | { readonly status: 'too_large' | 'aborted' }>;
+  /** Collects the body. `too_large` as soon as the limit is passed (the answer then closes the connection); `aborted` if the peer left
+   *  or sent too slowly (the transport drops it below 16 KiB/s). Must be called in the handler's first tick, at most once. */
+  readBody(
+    limitBytes: number,
+  ): Promise<{ readonly status: 'read'; readonly body: Buffer } | { readonly status: 'too_large' | 'aborted' }>;
   /** Starts a response of unknown length (SSE). */
-  stream(status: number, headers: HeaderList): StreamHandle;
+  stream(status: number, headers: HeaderList, options?: StreamOptions): StreamHandle;
+}
+
+export interface StreamOptions {
+  /** The connection is dropped when more than this waits for the peer to read; 16 MiB when absent. */
+  readonly maxBufferedBytes?: number;
 }
 
 export interface StreamHandle {
   readonly ended: boolean;
-  /** False when bytes had to be buffered: wait for `onDrain` or give up. */
+  /** False when bytes had to be buffered: wait for `onDrain` or give up. The chunk must not be changed afterwards. */
   write(chunk: string | Uint8Array): boolean;
-  /** Bytes given to `write` and not yet taken by the kernel. */
+  /** Bytes given to `write` and not yet taken by the kernel; too high by at most one chunk. */
   bufferedBytes(): number;
+  /** Called each time the buffer has emptied after a `write` that returned false. */
   onDrain(callback: () => void): void;
+  /** Called once if the peer leaves or is dropped before `end()`. */
   onClosed(callback: () => void): void;
   end(): void;
 }
@@ -50,8 +61,9 @@ export type RequestHandler = (request: RequestSnapshot, response: ResponseHandle
 /** 1 sent, 0 buffered, 2 dropped: the three results of the transport. */
 export type SendResult = 0 | 1 | 2;
 
-/** The transport's own socket object, typed. Every method throws after the close callback has run. */
+/** The transport's own socket object, typed. Every method throws after the close callback has run; `session` stays readable. */
 export interface Socket<Session> {
+  readonly session: Session;
   send(message: string | Uint8Array, isBinary: boolean): SendResult;
   /** Sends a close frame, then ends. The close callback runs before this returns. */
   end(code: number, reason: string): void;
@@ -59,7 +71,6 @@ export interface Socket<Session> {
   close(): void;
   cork(callback: () => void): void;
   getBufferedAmount(): number;
-  getUserData(): Session;
 }
 
 export interface UpgradeHandle<Session> {
@@ -71,9 +82,13 @@ export interface UpgradeHandle<Session> {
   refuse(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void;
 }
 
+/** Compression, sub-protocols, automatic pings and the transport's idle limit are off (protocol H11, E2; liveness is the user's sweep). */
 export interface WebSocketBehavior<Session> {
   readonly maxMessageBytes: number;
+  /** A `send` that would leave more than this waiting returns 2 and sends nothing; the socket stays open. */
   readonly maxBufferedBytes: number;
+  /** Names of the headers that `upgrade` gets, lower case; the server's choice when absent. Each costs time on the registration path. */
+  readonly headers?: readonly string[];
   /** Any GET with a 24-character Sec-WebSocket-Key, on any path, whatever `Upgrade` says. May be async. */
   upgrade(request: RequestSnapshot, upgrade: UpgradeHandle<Session>): void | Promise<void>;
   open(socket: Socket<Session>): void;
@@ -82,7 +97,7 @@ export interface WebSocketBehavior<Session> {
   /** A ping or pong arrived: a sign of life. */
   control?(socket: Socket<Session>): void;
   drained?(socket: Socket<Session>): void;
-  /** `code` 1006 = dropped without close frame; `reason` is the transport's text then (too big, invalid UTF-8, …). */
+  /** `code` 1006 = dropped without close frame; `dropCauseOf(code, reason)` says why. 1005 = close frame without a code. */
   closed(session: Session, code: number, reason: string): void;
 }
 
@@ -92,12 +107,24 @@ export interface ServerOptions {
   readonly port: number;
   /** Certificate and key files for TLS; plain when absent. */
   readonly tls?: { readonly certFile: string; readonly keyFile: string; readonly caFile?: string };
-  /** Open connections per address that are not (yet) WebSockets; further ones are closed at once. 0 = no limit. */
+  /** Open connections per address that are not (yet) WebSockets; further ones are closed at once. 0 or absent = no limit.
+   *  Addresses in `proxies` are exempt, because they speak for many. */
   readonly maxPlainConnectionsPerAddress?: number;
+  /** The same for all addresses together. */
+  readonly maxPlainConnections?: number;
+  /** CIDR ranges whose PROXY protocol header (v2) is believed; anybody else's changes nothing (threat T20). */
+  readonly proxies?: readonly string[];
+  /** Names of the headers that handlers get, lower case; all when absent, which costs time per request. */
+  readonly headers?: readonly string[];
+  /** A handler threw or rejected, or a WebSocket callback threw. The request has been answered 500, the socket closed with 1011.
+   *  Without it the error goes to the process as an unhandled rejection. */
+  readonly onError?: (error: unknown, request: RequestSnapshot | undefined) => void;
 }
 
 export interface Server {
   readonly port: number;
+  /** Open connections that are not (yet) WebSockets. */
+  plainConnections(): number;
   /** Stops accepting; open connections go on. Idempotent. */
   stopListening(): void;
   /** Drops everything that is left. Idempotent. */

@@ -62,6 +62,13 @@ export const ERRORS = {
     cause: 'The resource exists, but not with this method.',
     remedy: 'Use one of the methods in the Allow header.',
   },
+  conflict: {
+    status: 409,
+    retryable: false,
+    title: 'Conflict',
+    cause: 'The resource is not in a state that allows this; detail says why.',
+    remedy: 'Read the resource, then decide again.',
+  },
   request_too_large: {
     status: 413,
     retryable: false,

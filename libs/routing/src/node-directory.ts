@@ -31,7 +31,9 @@ export interface NodeView extends NodeRecord, NodeLoad {
 
 export type RenewResult =
   /** `redisTimeMs` lets the caller keep its offset to Redis time. */
-  { readonly status: 'renewed'; readonly redisTimeMs: number } | { readonly status: 'lapsed' } | { readonly status: 'late' };
+  | { readonly status: 'renewed'; readonly redisTimeMs: number }
+  | { readonly status: 'lapsed' }
+  | { readonly status: 'late' };
 
 export interface NodeDirectory {
   /** Takes the lease. A living lease of the same name with another incarnation is replaced: its process is gone or will find itself lapsed. */

@@ -72,7 +72,7 @@ export interface ReclaimRequest {
   readonly session: SessionId;
 }
 
-/** `lost`: somebody else claimed the device meanwhile; close the session. */
+/** `lost`: somebody else claimed the device meanwhile, or it was removed or disabled; close the session. */
 export type ReclaimResult = { readonly status: 'reclaimed'; readonly epoch: Epoch } | { readonly status: 'lost' };
 
 export interface ReleaseRequest {
@@ -92,12 +92,15 @@ export interface LookUp {
 }
 
 export interface OwnerRegistry {
+  /** If it throws, the claim may have happened, up to `notAfterMs`: look up after that, and release if the row names this session. */
   claim(request: ClaimRequest): Promise<ClaimResult>;
-  /** After a fence: same session, new incarnation, new epoch. Compares the old epoch, so it takes nothing from a newer owner. */
+  /** After a fence: same session, new incarnation, new epoch. Compares the old epoch, so it takes nothing from a newer owner.
+   *  Safe to call again with the same session if it throws. */
   reclaim(request: ReclaimRequest): Promise<ReclaimResult>;
   release(request: ReleaseRequest): Promise<ReleaseResult>;
   lookUp(code: DeviceCode): Promise<LookUp>;
   /** Turns up to `limit` devices per shard of a dead incarnation offline (`node_lost`). Safe to run by many at once.
-   *  `done` is true when no device of it is left. Only for incarnations whose lease has ended: a lapsed lease never lives again. */
+   *  `done` is true when no device of it is left. Only for incarnations whose lease has ended: a lapsed lease never lives again.
+   *  A claim on its way may still land until its `notAfterMs`, so reap once more after that before the node is forgotten. */
   reap(node: NodeId, limit: number): Promise<{ readonly offline: number; readonly done: boolean }>;
 }

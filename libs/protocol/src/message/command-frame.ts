@@ -51,9 +51,9 @@ export function encodeCommandFrame(frame: CommandFrame): Buffer {
   bytes[27] = code.length;
   bytes.writeUInt16BE(urlBytes, 28);
   let at = HEAD;
-  at += bytes.latin1Write(replyTo, at);
-  at += bytes.latin1Write(code, at);
-  at += bytes.utf8Write(frame.url, at);
+  at += bytes.write(replyTo, at, 'latin1');
+  at += bytes.write(code, at, 'latin1');
+  at += bytes.write(frame.url, at);
   bytes.set(body, at);
   return bytes;
 }
@@ -68,12 +68,12 @@ export function decodeCommandFrame(bytes: Buffer): CommandFrame | undefined {
   if (method === undefined || urlEnd > bytes.length) return undefined;
   return {
     id: bytes.readDoubleBE(2),
-    replyTo: bytes.latin1Slice(HEAD, replyEnd) as InstanceId,
-    code: bytes.latin1Slice(replyEnd, codeEnd) as DeviceCode,
+    replyTo: bytes.toString('latin1', HEAD, replyEnd) as InstanceId,
+    code: bytes.toString('latin1', replyEnd, codeEnd) as DeviceCode,
     epoch: bytes.readDoubleBE(10) as Epoch,
     deadlineMs: bytes.readDoubleBE(18),
     method,
-    url: bytes.utf8Slice(codeEnd, urlEnd),
+    url: bytes.toString('utf8', codeEnd, urlEnd),
     body: bytes.subarray(urlEnd),
   };
 }

@@ -18,7 +18,7 @@ export function encodeControlFrame(message: ControlMessage): Buffer {
   const json = JSON.stringify(message);
   const bytes = Buffer.allocUnsafe(1 + Buffer.byteLength(json));
   bytes[0] = CONTROL_FRAME;
-  bytes.utf8Write(json, 1);
+  bytes.write(json, 1);
   return bytes;
 }
 
@@ -26,7 +26,7 @@ export function encodeControlFrame(message: ControlMessage): Buffer {
 export function decodeControlFrame(bytes: Buffer): ControlMessage | undefined {
   if (bytes[0] !== CONTROL_FRAME) return undefined;
   try {
-    const value = JSON.parse(bytes.utf8Slice(1)) as { type?: unknown; code?: unknown; epoch?: unknown };
+    const value = JSON.parse(bytes.toString('utf8', 1)) as { type?: unknown; code?: unknown; epoch?: unknown };
     if (typeof value.type !== 'string' || !TYPES.includes(value.type)) return undefined;
     if (typeof value.code !== 'string' || !isDeviceCode(value.code)) return undefined;
     if (value.type === 'superseded' && typeof value.epoch !== 'number') return undefined;

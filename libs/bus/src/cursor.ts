@@ -1,0 +1,92 @@
+/** Where a tail stands in one shard's stream, and what it has lately called back. Pure.
+ *
+ *  Ids are minted from the clock of the server. After a failover the new server may lack entries that we have seen and may mint ids that are
+ *  lower than ours, so "everything after my position" would skip them (D9: 142 of 212 skipped). Therefore, whenever another server or another
+ *  run of it answers, the cursor goes back to the oldest entry it remembers, and drops what it has already called back, recognised by id *and*
+ *  content, because a lost id may be minted again for another event. */
+
+import type { EventRecord } from '@lapi-broker/protocol';
+import { compareEntryIds, type EntryId, type StreamEntry } from './event-stream.ts';
+
+/** More than a replica is behind in any state in which it may be promoted, at the event rate of one shard. */
+const REMEMBERED = 1024;
+/** How far back to read when the store lost more than we remember. */
+const LOST_TRACK_MS = 10_000;
+
+export class Cursor {
+  readonly shard: number;
+  /** Entries after this are asked for. */
+  position: EntryId;
+  /** Highest id called back, or where the tail began. */
+  #highest: EntryId;
+  /** Id → what it was, oldest first. */
+  readonly #recent = new Map<EntryId, string>();
+  #generation: string | undefined;
+
+  constructor(shard: number, position: EntryId) {
+    this.shard = shard;
+    this.position = position;
+    this.#highest = position;
+  }
+
+  /** To be told before reading from a server: which run of which server it is, and the last id it has minted for the stream.
+   *  Answers where the stream was cut back to, if it was. */
+  resume(generation: string, last: EntryId): EntryId | undefined {
+    const same = generation === this.#generation;
+    this.#generation = generation;
+    const shorter = compareEntryIds(last, this.#highest) < 0;
+    if (same && !shorter) return undefined;
+    const oldest = this.#oldest();
+    if (oldest !== undefined) this.position = oldest;
+    if (!shorter) return undefined;
+    if (compareEntryIds(last, this.position) < 0) {
+      const lastMs = Number(last.split('-')[0]);
+      // Before anything was called back there is nothing to repeat: all that is new lies after `last`.
+      this.position = oldest === undefined ? last : `${Math.max(0, lastMs - LOST_TRACK_MS)}-0`;
+    }
+    this.#highest = last;
+    return last;
+  }
+
+  /** Of entries read from `position` on: those not called back yet, which now count as called back. */
+  take(entries: readonly StreamEntry[]): {
+    readonly fresh: readonly StreamEntry[];
+    readonly rewoundTo: EntryId | undefined;
+  } {
+    const fresh: StreamEntry[] = [];
+    let rewoundTo: EntryId | undefined;
+    for (const entry of entries) {
+      const before = this.position;
+      this.position = entry.id;
+      const known = this.#recent.get(entry.id);
+      const content = describe(entry.event);
+      if (known === content) continue;
+      if (compareEntryIds(entry.id, this.#highest) > 0) this.#highest = entry.id;
+      // A new entry below one that we have seen: the store has been cut back without being shorter.
+      else rewoundTo ??= before;
+      this.#remember(entry.id, content);
+      fresh.push(entry);
+    }
+    return { fresh, rewoundTo };
+  }
+
+  /** By id, not by age in the map: after a rewind lower ids come in behind higher ones. */
+  #oldest(): EntryId | undefined {
+    let oldest: EntryId | undefined;
+    for (const id of this.#recent.keys()) if (oldest === undefined || compareEntryIds(id, oldest) < 0) oldest = id;
+    return oldest;
+  }
+
+  #remember(id: EntryId, content: string): void {
+    this.#recent.delete(id);
+    this.#recent.set(id, content);
+    if (this.#recent.size > REMEMBERED) {
+      const oldest = this.#recent.keys().next().value;
+      if (oldest !== undefined) this.#recent.delete(oldest);
+    }
+  }
+}
+
+function describe(event: EventRecord): string {
+  return `${event.code} ${event.session} ${event.seq} ${event.at} ${event.kind}`;
+}

@@ -1,0 +1,17 @@
+/** Frames between processes (PubSub: a hint) and events of devices (EventStream: durable). */
+
+export {
+  compareEntryIds,
+  type EntryId,
+  type EventStream,
+  type StreamBounds,
+  type StreamEntry,
+  type Tail,
+  ZERO_ID,
+} from './event-stream.ts';
+export { MemoryEventStream, type MemoryEventStreamOptions } from './memory/memory-event-stream.ts';
+export { MemoryPubSub } from './memory/memory-pubsub.ts';
+export type { PublisherLimits } from './publisher.ts';
+export type { PublishResult, PubSub, PubSubCounts, Subscription } from './pubsub.ts';
+export { RedisEventStream, type RedisEventStreamOptions } from './redis/redis-event-stream.ts';
+export { RedisPubSub, type RedisPubSubOptions } from './redis/redis-pubsub.ts';

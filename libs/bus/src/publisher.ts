@@ -1,0 +1,110 @@
+/** Collects the frames of one tick into one batch per channel and hands each batch to a transport; the half of PubSub that all
+ *  implementations share. Order per channel is the order of calls. Waiting bytes (collected or with the transport) are bounded: beyond the
+ *  bound a frame is `not_sent` at once. This is the hot path of direct commands: no promise, closure or timer per frame. */
+
+import { batchedBytes } from './batch.ts';
+import { deferred } from './deferred.ts';
+import type { PublishResult } from './pubsub.ts';
+
+export interface Batch {
+  readonly channel: string;
+  readonly frames: Uint8Array[];
+  /** As `encodeBatch` wants it. */
+  bytes: number;
+  readonly promise: Promise<PublishResult>;
+  readonly resolve: (result: PublishResult) => void;
+}
+
+export interface PublisherLimits {
+  readonly maxWaitingBytes: number;
+  /** A batch is closed when the next frame would make it larger; a larger frame travels alone. */
+  readonly maxBatchBytes: number;
+}
+
+export interface PublisherCounts {
+  publishedFrames: number;
+  publishedBatches: number;
+  notSentFrames: number;
+  unknownFrames: number;
+  waitingBytes: number;
+}
+
+export const NOT_SENT: PublishResult = { status: 'not_sent' };
+
+export class Publisher {
+  readonly counts: PublisherCounts = {
+    publishedFrames: 0,
+    publishedBatches: 0,
+    notSentFrames: 0,
+    unknownFrames: 0,
+    waitingBytes: 0,
+  };
+  readonly #limits: PublisherLimits;
+  readonly #send: (batch: Batch) => void;
+  /** The batch of each channel that still takes frames. */
+  readonly #open = new Map<string, Batch>();
+  #due: Batch[] = [];
+  #flush: NodeJS.Immediate | undefined;
+  #stopped: boolean = false;
+  readonly #notSent = Promise.resolve(NOT_SENT);
+
+  /** `send` must call `settle` once for each batch, at once or later. */
+  constructor(limits: PublisherLimits, send: (batch: Batch) => void) {
+    this.#limits = limits;
+    this.#send = send;
+  }
+
+  publish(channel: string, frame: Uint8Array): Promise<PublishResult> {
+    const bytes = batchedBytes(frame);
+    if (this.#stopped || this.counts.waitingBytes + bytes > this.#limits.maxWaitingBytes) {
+      this.counts.notSentFrames++;
+      return this.#notSent;
+    }
+    let batch = this.#open.get(channel);
+    if (batch === undefined || batch.bytes + bytes > this.#limits.maxBatchBytes) batch = this.#begin(channel);
+    batch.frames.push(frame);
+    batch.bytes += bytes;
+    this.counts.waitingBytes += bytes;
+    return batch.promise;
+  }
+
+  settle(batch: Batch, result: PublishResult): void {
+    const frames = batch.frames.length;
+    this.counts.waitingBytes -= batch.bytes;
+    if (result.status === 'published') {
+      this.counts.publishedFrames += frames;
+      this.counts.publishedBatches++;
+    } else if (result.status === 'unknown') {
+      this.counts.unknownFrames += frames;
+    } else {
+      this.counts.notSentFrames += frames;
+    }
+    batch.resolve(result);
+  }
+
+  /** What was collected in this tick still goes to the transport. Idempotent. */
+  stop(): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#sendAll();
+  }
+
+  #begin(channel: string): Batch {
+    const { promise, resolve } = deferred<PublishResult>();
+    const batch: Batch = { channel, frames: [], bytes: 0, promise, resolve };
+    this.#open.set(channel, batch);
+    this.#due.push(batch);
+    // After the poll phase: what all sockets of this turn of the loop had to say goes together.
+    this.#flush ??= setImmediate(() => this.#sendAll());
+    return batch;
+  }
+
+  #sendAll(): void {
+    clearImmediate(this.#flush);
+    this.#flush = undefined;
+    const due = this.#due;
+    this.#due = [];
+    this.#open.clear();
+    for (const batch of due) this.#send(batch);
+  }
+}

@@ -1,0 +1,91 @@
+/** EventStream over Redis streams, one per shard, trimmed to about `maxLength` entries by every append.
+ *  What is durable is what Redis keeps: with `appendfsync everysec` or a failover, the last moments may be lost; readers are told (onRewound).
+ *  Writing: appender.ts. Following: stream-reader.ts. Reading by position goes over the state connection. */
+
+import type { EventRecord } from '@lapi-broker/protocol';
+import { fromStreamFields } from '@lapi-broker/protocol';
+import { type ConnectionEvent, guarded, type Keyspace, type RedisConnection } from '@lapi-broker/redis';
+import { Cursor } from '../cursor.ts';
+import type { EntryId, EventStream, StreamBounds, StreamEntry, Tail } from '../event-stream.ts';
+import { Appender } from './appender.ts';
+import { readBounds } from './stream-info.ts';
+import { StreamReader } from './stream-reader.ts';
+
+export interface RedisEventStreamOptions {
+  /** Opened by openConnection; stays its owner's to close. Connections for tails are opened and closed here. */
+  readonly state: RedisConnection;
+  readonly keyspace: Keyspace;
+  /** Entries kept per shard, about: Redis trims whole nodes of its tree. */
+  readonly maxLength: number;
+  /** How long an event waits for a store that is away; one command time-out comes on top when it was sent at the last moment. */
+  readonly appendTimeoutMs?: number;
+  readonly maxWaitingBytes?: number;
+  /** `bus.detached {role, master, error}`, `bus.listener_failed {error}`, and the events of the reader connections. */
+  readonly onEvent?: ConnectionEvent;
+  readonly monotonicMs?: () => number;
+}
+
+const MAX_READ = 10_000;
+
+export class RedisEventStream implements EventStream {
+  readonly shards: number;
+  readonly #options: RedisEventStreamOptions;
+  readonly #appender: Appender;
+  readonly #tails = new Set<Tail>();
+
+  constructor(options: RedisEventStreamOptions) {
+    this.shards = options.keyspace.shards;
+    this.#options = options;
+    this.#appender = new Appender({
+      state: options.state,
+      keyspace: options.keyspace,
+      maxLength: options.maxLength,
+      appendTimeoutMs: options.appendTimeoutMs ?? 4000,
+      maxWaitingBytes: options.maxWaitingBytes ?? 64 * 2 ** 20,
+      monotonicMs: options.monotonicMs ?? (() => performance.now()),
+    });
+  }
+
+  append(event: EventRecord): Promise<EntryId> {
+    return this.#appender.append(event);
+  }
+
+  async read(shard: number, after: EntryId, count: number): Promise<readonly StreamEntry[]> {
+    const { state, keyspace } = this.#options;
+    const limit = Math.max(1, Math.min(count, MAX_READ));
+    const entries = await guarded(state.xrangeBuffer(keyspace.events(shard), `(${after}`, '+', 'COUNT', limit));
+    return entries.map(([id, fields]) => ({ shard, id: String(id), event: fromStreamFields(fields) }));
+  }
+
+  bounds(shard: number): Promise<StreamBounds> {
+    return guarded(readBounds(this.#options.state, this.#options.keyspace.events(shard)));
+  }
+
+  async tail(
+    from: ReadonlyMap<number, EntryId>,
+    onEntries: (shard: number, entries: readonly StreamEntry[]) => void,
+    onRewound: (shard: number, to: EntryId) => void = () => undefined,
+  ): Promise<Tail> {
+    const { state, keyspace, onEvent } = this.#options;
+    const shards = Array.from({ length: this.shards }, (_, shard) => shard);
+    const cursors = await Promise.all(
+      shards.map(async (shard) => new Cursor(shard, from.get(shard) ?? (await this.bounds(shard)).last)),
+    );
+    const reader = new StreamReader({ state, keyspace, onEvent, onEntries, onRewound }, cursors);
+    reader.start();
+    const tail: Tail = {
+      close: async () => {
+        this.#tails.delete(tail);
+        await reader.close();
+      },
+    };
+    this.#tails.add(tail);
+    return tail;
+  }
+
+  /** Closes all tails and rejects appends that wait. Idempotent. */
+  async stop(): Promise<void> {
+    this.#appender.stop();
+    await Promise.all([...this.#tails].map((tail) => tail.close()));
+  }
+}

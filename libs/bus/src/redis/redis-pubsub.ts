@@ -1,0 +1,186 @@
+/** PubSub over Redis: PUBLISH on standalone and Sentinel, SPUBLISH on Cluster, where each channel belongs to the master of its slot.
+ *
+ *  Publishing uses the state connection straight to that master, so nothing is redirected, resent or reordered. Each subscription has a
+ *  connection of its own that asks ROLE every two seconds: a hung server and a replica (which delivers, but is not counted by PUBLISH) are
+ *  left, and after every re-subscription the owner is told of the gap.
+ *  Redis away: publish answers `not_sent`, or `unknown` when bytes had left; subscriptions come back by themselves. */
+
+import { setTimeout as delay } from 'node:timers/promises';
+import { BrokerError } from '@lapi-broker/protocol';
+import {
+  type ConnectionEvent,
+  hasMoved,
+  isCluster,
+  masterOf,
+  type NodeConnection,
+  nodeFor,
+  notDone,
+  type RedisConnection,
+  refreshTopology,
+  withDeadline,
+} from '@lapi-broker/redis';
+import { encodeBatch } from '../batch.ts';
+import { deferred } from '../deferred.ts';
+import { DEFAULT_LIMITS } from '../limits.ts';
+import { type Batch, NOT_SENT, Publisher, type PublisherLimits } from '../publisher.ts';
+import type { PublishResult, PubSub, PubSubCounts, Subscription } from '../pubsub.ts';
+import { Receiver } from '../receiver.ts';
+import { type Attachment, assertMaster, attach } from './attachment.ts';
+
+export interface RedisPubSubOptions {
+  /** Opened by openConnection; stays its owner's to close. Connections for subscribers are opened and closed here. */
+  readonly state: RedisConnection;
+  /** `bus.detached {role, master, error}`, `bus.listener_failed {error}`, and the events of the subscriber connections. */
+  readonly onEvent?: ConnectionEvent;
+  readonly limits?: Partial<PublisherLimits>;
+  readonly pingIntervalMs?: number;
+  readonly pingTimeoutMs?: number;
+  readonly subscribeTimeoutMs?: number;
+  readonly monotonicMs?: () => number;
+}
+
+/** A process listens on one inbox or one reply channel; each channel costs a connection. */
+const MAX_SUBSCRIPTIONS = 64;
+/** What a healthy ping may be late because this process was busy. */
+const PING_SLACK_MS = 500;
+
+interface Link {
+  /** When the last answered ROLE was sent; undefined while not subscribed. */
+  checkedMs: number | undefined;
+}
+
+export class RedisPubSub implements PubSub {
+  readonly #state: RedisConnection;
+  readonly #onEvent: ConnectionEvent | undefined;
+  readonly #pingIntervalMs: number;
+  readonly #pingTimeoutMs: number;
+  readonly #subscribeTimeoutMs: number;
+  readonly #monotonicMs: () => number;
+  readonly #publisher: Publisher;
+  readonly #receiver: Receiver;
+  readonly #links = new Map<Link, Attachment>();
+  #stopped: boolean = false;
+
+  constructor(options: RedisPubSubOptions) {
+    this.#state = options.state;
+    this.#onEvent = options.onEvent;
+    this.#pingIntervalMs = options.pingIntervalMs ?? 2000;
+    this.#pingTimeoutMs = options.pingTimeoutMs ?? 1500;
+    this.#subscribeTimeoutMs = options.subscribeTimeoutMs ?? 10_000;
+    this.#monotonicMs = options.monotonicMs ?? (() => performance.now());
+    this.#publisher = new Publisher({ ...DEFAULT_LIMITS, ...options.limits }, (batch) => this.#send(batch));
+    this.#receiver = new Receiver((error) => this.#onEvent?.('bus.listener_failed', { error: String(error) }));
+  }
+
+  get counts(): PubSubCounts {
+    return { ...this.#publisher.counts, ...this.#receiver.counts };
+  }
+
+  publish(channel: string, frame: Uint8Array): Promise<PublishResult> {
+    return this.#publisher.publish(channel, frame);
+  }
+
+  async subscribe(channel: string, onFrame: (frame: Buffer) => void, onGap: () => void): Promise<Subscription> {
+    if (this.#stopped) throw new BrokerError('broker_unavailable', 'The bus is stopped.');
+    if (this.#links.size >= MAX_SUBSCRIPTIONS)
+      throw new BrokerError('internal', 'Too many subscriptions in one process.');
+    const link: Link = { checkedMs: undefined };
+    const confirmed = deferred<void>();
+    let first = true;
+    const onSubscribed = (): void => {
+      confirmed.resolve();
+      if (!first) onGap();
+      first = false;
+    };
+    const attachment = attach({
+      state: this.#state,
+      role: 'subscriber',
+      master: () => masterOf(this.#state, channel),
+      onEvent: this.#onEvent,
+      serve: async (node, lost, steady) => {
+        try {
+          await this.#listen(node, lost, channel, link, onFrame, () => {
+            steady();
+            onSubscribed();
+          });
+        } finally {
+          link.checkedMs = undefined;
+        }
+      },
+    });
+    this.#links.set(link, attachment);
+    const close = async (): Promise<void> => {
+      this.#links.delete(link);
+      await attachment.close();
+    };
+    try {
+      await withDeadline(confirmed.promise, this.#subscribeTimeoutMs);
+    } catch (cause) {
+      await close();
+      throw new BrokerError('broker_unavailable', 'Redis did not confirm a subscription in time.', { cause });
+    }
+    return { close };
+  }
+
+  trustworthy(): boolean {
+    const oldest = this.#monotonicMs() - this.#pingIntervalMs - this.#pingTimeoutMs - PING_SLACK_MS;
+    for (const { checkedMs } of this.#links.keys()) {
+      if (checkedMs === undefined || checkedMs < oldest) return false;
+    }
+    return this.#links.size > 0;
+  }
+
+  /** Closes all subscriptions; frames that wait still go out. Idempotent. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#publisher.stop();
+    await Promise.all([...this.#links.values()].map((attachment) => attachment.close()));
+    this.#links.clear();
+  }
+
+  #send(batch: Batch): void {
+    const { channel } = batch;
+    const node = nodeFor(this.#state, channel);
+    if (node === undefined) {
+      this.#publisher.settle(batch, NOT_SENT);
+      return;
+    }
+    const bytes = encodeBatch(batch.frames, batch.bytes);
+    const published = isCluster(this.#state) ? node.spublish(channel, bytes) : node.publish(channel, bytes);
+    published.then(
+      (receivers) => this.#publisher.settle(batch, { status: 'published', receivers: Number(receivers) }),
+      (cause: unknown) => {
+        if (hasMoved(cause)) refreshTopology(this.#state);
+        this.#publisher.settle(batch, notDone(cause) ? NOT_SENT : { status: 'unknown', cause });
+      },
+    );
+  }
+
+  async #listen(
+    node: NodeConnection,
+    lost: AbortSignal,
+    channel: string,
+    link: Link,
+    onFrame: (frame: Buffer) => void,
+    onSubscribed: () => void,
+  ): Promise<void> {
+    const master = masterOf(this.#state, channel);
+    const sharded = isCluster(this.#state);
+    let checkedMs = this.#monotonicMs();
+    node.on(sharded ? 'smessageBuffer' : 'messageBuffer', (_channel: Buffer, bytes: Buffer) => {
+      if (!lost.aborted) this.#receiver.receive(bytes, onFrame);
+    });
+    await withDeadline(sharded ? node.ssubscribe(channel) : node.subscribe(channel), this.#pingTimeoutMs);
+    // ROLE again, now that the subscription stands: a demotion in between would have gone unnoticed until the next ping.
+    await assertMaster(node, this.#pingTimeoutMs);
+    link.checkedMs = checkedMs;
+    onSubscribed();
+    while (!lost.aborted) {
+      await delay(this.#pingIntervalMs, undefined, { signal: lost });
+      if (masterOf(this.#state, channel) !== master) throw new Error('the channel has moved to another master');
+      checkedMs = this.#monotonicMs();
+      await assertMaster(node, this.#pingTimeoutMs);
+      link.checkedMs = checkedMs;
+    }
+  }
+}

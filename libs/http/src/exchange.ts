@@ -1,0 +1,225 @@
+/** One request and its answer, as a handler sees it: safe to use after any await and after the peer has left, when every method is a
+ *  no-op. It ends exactly once, by an answer, an upgrade or an abort, and then lets go of the transport's object, which throws from
+ *  there on.
+ *  In the first tick (until the handler returns) writes are corked by the transport; later ones are corked here, so that status,
+ *  headers and body leave in one packet. */
+import { STATUS_CODES } from 'node:http';
+import { ChunkStream } from './chunk-stream.ts';
+import type { HeaderList, ResponseHandle, StreamHandle, StreamOptions, UpgradeHandle } from './types.ts';
+import type { NativeResponse, UpgradeContext } from './uws.ts';
+
+/** Who wants to know how exchanges end; used for the connection limits. */
+export interface ExchangeObserver {
+  answered(address: string): void;
+  aborted(address: string): void;
+  upgraded(address: string): void;
+}
+
+const STATUS_LINES: ReadonlyMap<number, string> = new Map(
+  Object.entries(STATUS_CODES).map(([code, text]) => [Number(code), `${code} ${text}`]),
+);
+const MAX_STREAM_BUFFER = 16 * 1024 * 1024;
+const EMPTY = Buffer.alloc(0);
+
+/** RFC 9110: no body, and no Content-Length either, with these. */
+function isBodiless(status: number): boolean {
+  return status === 204 || status === 304;
+}
+
+function writeHead(raw: NativeResponse, status: number, headers: HeaderList): void {
+  raw.writeStatus(STATUS_LINES.get(status) ?? `${status} Unknown`);
+  for (const [name, value] of headers) raw.writeHeader(name, value);
+}
+
+/** Refuses what would forge headers or answers, and what the transport sets itself. Before anything is written: a head cannot be taken back. */
+function checkHeaders(headers: HeaderList): void {
+  for (const [name, value] of headers) {
+    if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name) || /[\r\n\0]/.test(value))
+      throw new TypeError(`header ${JSON.stringify(name)} is malformed`);
+    if (name.length === 14 && name.toLowerCase() === 'content-length')
+      throw new TypeError('Content-Length is set by the server');
+  }
+}
+
+class Exchange {
+  protected raw: NativeResponse | undefined;
+  protected readonly address: string;
+  protected readonly observer: ExchangeObserver;
+  readonly #isHead: boolean;
+  /** Who gathers the writes of one answer: the transport does while the handler runs. */
+  #corkedBy: 'transport' | 'self' = 'transport';
+  #abortListener: (() => void) | undefined;
+
+  constructor(raw: NativeResponse, address: string, isHead: boolean, observer: ExchangeObserver) {
+    this.raw = raw;
+    this.address = address;
+    this.observer = observer;
+    this.#isHead = isHead;
+  }
+
+  get ended(): boolean {
+    return this.raw === undefined;
+  }
+
+  onAborted(callback: () => void): void {
+    this.#abortListener = callback;
+  }
+
+  /** Called by the server when the handler has returned. The transport demands an abort callback for whatever is still open. */
+  handlerReturned(): void {
+    this.#corkedBy = 'self';
+    this.raw?.onAborted(() => this.aborted());
+  }
+
+  protected aborted(): void {
+    if (this.raw === undefined) return;
+    this.raw = undefined;
+    this.observer.aborted(this.address);
+    this.#abortListener?.();
+  }
+
+  protected corked(raw: NativeResponse, write: () => void): void {
+    if (this.#corkedBy === 'transport') write();
+    else raw.cork(write);
+  }
+
+  protected answer(status: number, headers: HeaderList, body: string | Uint8Array, close: boolean): void {
+    const { raw } = this;
+    if (raw === undefined) return;
+    checkHeaders(headers);
+    this.raw = undefined;
+    this.corked(raw, () => {
+      writeHead(raw, status, headers);
+      if (!this.#isHead && !isBodiless(status)) {
+        raw.end(body, close);
+        return;
+      }
+      // The transport cannot close after an answer without a body; the peer does, or the idle limit.
+      if (close) raw.writeHeader('Connection', 'close');
+      if (!isBodiless(status)) raw.writeHeader('Content-Length', String(Buffer.byteLength(body)));
+      raw.endWithoutBody();
+    });
+    this.observer.answered(this.address);
+  }
+
+  /** After an error: 500, if nothing has been written yet. */
+  fail(): void {
+    this.answer(500, [['Content-Type', 'application/json']], '{"error":"internal"}', false);
+  }
+
+  /** Drops the connection: for an answer that cannot be completed. */
+  drop(): void {
+    // Runs the abort callback, if one is registered by now.
+    this.raw?.close();
+    this.aborted();
+  }
+}
+
+export class Response extends Exchange implements ResponseHandle {
+  #bodyRefused = false;
+  #abortBody: (() => void) | undefined;
+  #stream: ChunkStream | undefined;
+
+  send(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void {
+    if (this.#stream !== undefined) throw new TypeError('the response is a stream already');
+    // The rest of a body over the limit is still on its way: this connection cannot serve another request.
+    this.answer(status, headers, body, options?.close === true || this.#bodyRefused);
+  }
+
+  readBody(limitBytes: number): ReturnType<ResponseHandle['readBody']> {
+    const { raw } = this;
+    if (raw === undefined) return Promise.resolve({ status: 'aborted' });
+    return new Promise((resolve) => {
+      let collected: Buffer = EMPTY;
+      let length = 0;
+      let settled = false;
+      this.#abortBody = () => {
+        settled = true;
+        resolve({ status: 'aborted' });
+      };
+      raw.onData((chunk, isLast) => {
+        if (settled) return;
+        if (length + chunk.byteLength > limitBytes) {
+          settled = true;
+          this.#bodyRefused = true;
+          this.#abortBody = undefined;
+          collected = EMPTY;
+          resolve({ status: 'too_large' });
+          return;
+        }
+        if (isLast && length === 0) collected = Buffer.from(new Uint8Array(chunk));
+        else collected = appended(collected, length, chunk, limitBytes);
+        length += chunk.byteLength;
+        if (!isLast) return;
+        settled = true;
+        this.#abortBody = undefined;
+        resolve({ status: 'read', body: collected.subarray(0, length) });
+      });
+    });
+  }
+
+  stream(status: number, headers: HeaderList, options?: StreamOptions): StreamHandle {
+    if (this.#stream !== undefined) throw new TypeError('the response is a stream already');
+    checkHeaders(headers);
+    const { raw } = this;
+    const stream = new ChunkStream(raw, options?.maxBufferedBytes ?? MAX_STREAM_BUFFER, {
+      ended: () => {
+        this.raw = undefined;
+        this.observer.answered(this.address);
+      },
+      overrun: () => this.drop(),
+    });
+    this.#stream = stream;
+    if (raw !== undefined) this.corked(raw, () => writeHead(raw, status, headers));
+    return stream;
+  }
+
+  override fail(): void {
+    if (this.#stream === undefined) super.fail();
+    else this.drop();
+  }
+
+  protected override aborted(): void {
+    if (this.ended) return;
+    super.aborted();
+    this.#abortBody?.();
+    this.#stream?.aborted();
+  }
+}
+
+/** Grows by doubling, so that a body dripped byte by byte costs no more memory than its limit. */
+function appended(collected: Buffer, length: number, chunk: ArrayBuffer, limitBytes: number): Buffer {
+  let target = collected;
+  const needed = length + chunk.byteLength;
+  if (needed > collected.length) {
+    target = Buffer.allocUnsafeSlow(Math.min(limitBytes, Math.max(needed, collected.length * 2, 4096)));
+    collected.copy(target, 0, 0, length);
+  }
+  target.set(new Uint8Array(chunk), length);
+  return target;
+}
+
+export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session> {
+  readonly #key: string;
+  readonly #context: UpgradeContext;
+
+  constructor(raw: NativeResponse, address: string, observer: ExchangeObserver, key: string, context: UpgradeContext) {
+    super(raw, address, false, observer);
+    this.#key = key;
+    this.#context = context;
+  }
+
+  accept(session: Session): boolean {
+    const { raw } = this;
+    if (raw === undefined) return false;
+    this.raw = undefined;
+    this.observer.upgraded(this.address);
+    // Offers of sub-protocols and extensions are ignored and not echoed (protocol H11).
+    this.corked(raw, () => raw.upgrade({ session }, this.#key, '', '', this.#context));
+    return true;
+  }
+
+  refuse(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void {
+    this.answer(status, headers, body, options?.close === true);
+  }
+}

@@ -1,0 +1,27 @@
+/** Redis: connections, scripts, and the schema of every key. */
+
+export {
+  type ConnectionEvent,
+  type ConnectionRole,
+  closeConnection,
+  connected,
+  dropConnection,
+  isCluster,
+  masterOf,
+  type NodeConnection,
+  nodeFor,
+  openConnection,
+  openNode,
+  type RedisConnection,
+  type RedisSettings,
+  ready,
+  refreshTopology,
+  retryDelayMs,
+  withDeadline,
+} from './connection.ts';
+export { guarded, hasMoved, notDone, toBrokerError } from './guard.ts';
+export { createKeyspace, DEFAULT_PREFIX, DEFAULT_SHARDS, type Keyspace } from './keyspace.ts';
+export { checkMeta } from './meta.ts';
+export { RedisClock } from './redis-clock.ts';
+export { createScript, type Script, type ScriptArgument, type ScriptOptions } from './script.ts';
+export { addressesOf, parseRedisUrl, type RedisAddress, type RedisTopology } from './url.ts';

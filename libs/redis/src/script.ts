@@ -1,0 +1,86 @@
+/** Runs Lua scripts by their SHA-1, so that the text travels once per server and not once per call.
+ *  A server that does not know the script (restart, failover, new master, SCRIPT FLUSH) ran nothing, so loading it and calling again is safe;
+ *  this is the only repetition. EVAL is not used: an ACL may forbid it and still allow EVALSHA and SCRIPT LOAD.
+ *  Redis away: rejects with `broker_unavailable`; whether the script ran is then unknown, which is why mutating scripts carry `notAfter` (D7). */
+
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { isCluster, type RedisConnection } from './connection.ts';
+import { toBrokerError } from './guard.ts';
+
+export type ScriptArgument = string | number | Buffer;
+/** Declared keys must share one hash tag. Buffers arrive in the script byte by byte as they are. */
+export type Script<Reply = unknown> = (keys: readonly string[], args: readonly ScriptArgument[]) => Promise<Reply>;
+
+export interface ScriptOptions {
+  /** How bulk strings of the reply come back: as text, or as Buffers where they may hold bytes that are no UTF-8. */
+  readonly replies?: 'text' | 'buffer';
+}
+
+/** ioredis has this method for every command and leaves a few out of its types. */
+type BufferReplies = RedisConnection & { evalshaBuffer(...args: ScriptArgument[]): Promise<unknown> };
+
+interface Source {
+  readonly text: string;
+  readonly sha: string;
+}
+
+const sources = new Map<string, Source>();
+/** A load can be overtaken by a failover once; a second time in one call means that scripts cannot be kept at all. */
+const MAX_LOADS = 2;
+
+export function createScript(
+  connection: RedisConnection,
+  file: URL,
+  keyCount: number,
+  options: ScriptOptions = {},
+): Script {
+  const source = read(file);
+  const buffers = options.replies === 'buffer';
+  let loading: Promise<void> | undefined;
+
+  const call = (keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> =>
+    buffers
+      ? (connection as BufferReplies).evalshaBuffer(source.sha, keyCount, ...keys, ...args)
+      : connection.evalsha(source.sha, keyCount, ...keys, ...args);
+  const load = (): Promise<void> => {
+    loading ??= loadEverywhere(connection, source).finally(() => {
+      loading = undefined;
+    });
+    return loading;
+  };
+
+  return async (keys, args) => {
+    if (keys.length !== keyCount) throw new RangeError(`script takes ${keyCount} keys, not ${keys.length}`);
+    for (let loads = 0; ; loads++) {
+      try {
+        return await call(keys, args);
+      } catch (error) {
+        if (loads === MAX_LOADS || !(error instanceof Error) || !error.message.startsWith('NOSCRIPT'))
+          throw toBrokerError(error);
+      }
+      try {
+        await load();
+      } catch (error) {
+        throw toBrokerError(error);
+      }
+    }
+  };
+}
+
+async function loadEverywhere(connection: RedisConnection, source: Source): Promise<void> {
+  const servers = isCluster(connection) ? connection.nodes('master') : [connection];
+  const loads = await Promise.allSettled(servers.map((server) => server.script('LOAD', source.text)));
+  // One of several masters may be away; the call itself shows whether the one that matters has the script.
+  const failed = loads.find((load) => load.status === 'rejected');
+  if (failed !== undefined && loads.every((load) => load.status === 'rejected')) throw failed.reason;
+}
+
+function read(file: URL): Source {
+  const known = sources.get(file.href);
+  if (known !== undefined) return known;
+  const text = readFileSync(file, 'utf8');
+  const source = { text, sha: createHash('sha1').update(text).digest('hex') };
+  sources.set(file.href, source);
+  return source;
+}

@@ -1,0 +1,251 @@
+/** OwnerRegistry in this process: for tests and for a broker of one process without Redis. Same promises as RedisOwnerRegistry (I1–I3), as
+ *  long as the process lives. Each method decides and changes in one synchronous step, so calls never interleave inside.
+ *  Provisioning is not kept here; `provisioning` reads it (MemoryDeviceStore has it). Events go to `append`, in order.
+ *  Grows with the devices that ever claimed, of which the provisioned ones are the bound; nonces leave when they expire. */
+
+import {
+  BrokerError,
+  type DeviceCode,
+  type Epoch,
+  type EventRecord,
+  type NodeId,
+  type SessionId,
+} from '@lapi-broker/protocol';
+import { type FlapGuard, flapGuard, NO_TAKE_OVERS, type TakeOvers, takeOver } from '../flap-guard.ts';
+import type {
+  ClaimRequest,
+  ClaimResult,
+  LookUp,
+  OfflineReason,
+  Owner,
+  OwnerRegistry,
+  ReclaimRequest,
+  ReclaimResult,
+  ReleaseRequest,
+  ReleaseResult,
+  SessionFacts,
+} from '../owner-registry.ts';
+import { offlineData, onlineData } from '../presence.ts';
+
+/** What the registry must know about a device's provisioning. */
+export interface KnownProvisioning {
+  readonly revision: number;
+  readonly enabled: boolean;
+  readonly tags: readonly string[];
+}
+
+export interface MemoryOwnerRegistryOptions {
+  /** Undefined = not provisioned. */
+  readonly provisioning: (code: DeviceCode) => KnownProvisioning | undefined;
+  readonly append: (event: EventRecord) => void;
+  readonly nowMs: () => number;
+  readonly flap?: Partial<FlapGuard>;
+}
+
+/** The session part of a device row, for whoever lists devices. */
+export interface SessionRow {
+  readonly owner: Owner | undefined;
+  readonly facts: SessionFacts | undefined;
+  readonly lastOffline: { readonly reason: OfflineReason; readonly atMs: number } | undefined;
+}
+
+interface Row {
+  /** Stays when the owner goes (I2). */
+  readonly epoch: number;
+  readonly owner: Owner | undefined;
+  readonly facts: SessionFacts | undefined;
+  readonly lastOffline: SessionRow['lastOffline'];
+  readonly takeOvers: TakeOvers;
+}
+
+const EMPTY_ROW: Row = {
+  epoch: 0,
+  owner: undefined,
+  facts: undefined,
+  lastOffline: undefined,
+  takeOvers: NO_TAKE_OVERS,
+};
+
+export class MemoryOwnerRegistry implements OwnerRegistry {
+  readonly #options: MemoryOwnerRegistryOptions;
+  readonly #guard: FlapGuard;
+  readonly #rows = new Map<DeviceCode, Row>();
+  /** Used nonces → expiry, oldest first. */
+  readonly #nonces = new Map<string, number>();
+  readonly #owned = new Map<NodeId, Set<DeviceCode>>();
+
+  constructor(options: MemoryOwnerRegistryOptions) {
+    this.#options = options;
+    this.#guard = flapGuard(options.flap);
+  }
+
+  async claim(request: ClaimRequest): Promise<ClaimResult> {
+    const { code, node, session, facts, revision, notAfterMs } = request;
+    const now = this.#options.nowMs();
+    if (now > notAfterMs) return { status: 'late' };
+    const known = this.#options.provisioning(code);
+    if (known === undefined || known.revision !== revision || !known.enabled) return { status: 'stale_provisioning' };
+    if (this.#isUsed(request, now)) return { status: 'replayed' };
+
+    const row = this.#rows.get(code) ?? EMPTY_ROW;
+    let takeOvers = row.takeOvers;
+    if (row.owner !== undefined) {
+      const { state, refusedMs } = takeOver(takeOvers, this.#guard, now);
+      takeOvers = state;
+      if (refusedMs > 0) {
+        this.#rows.set(code, { ...row, takeOvers });
+        return { status: 'held_down', retryAfterMs: refusedMs };
+      }
+    }
+    const epoch = mint(row.epoch, now);
+    this.#nonces.set(nonceKey(request), now + request.nonceTtlMs);
+    this.#rows.set(code, {
+      ...row,
+      epoch,
+      owner: { node, epoch, session, sinceMs: Math.floor(now) },
+      facts,
+      takeOvers,
+    });
+    this.#ownedBy(node).add(code);
+    if (row.owner !== undefined) this.#offline(code, row.owner, 'superseded', now);
+    this.#online(code, { node, epoch, session }, facts.address, now);
+    return { status: 'claimed', epoch, previous: row.owner };
+  }
+
+  async reclaim({ code, from, epoch: oldEpoch, to, session }: ReclaimRequest): Promise<ReclaimResult> {
+    const now = this.#options.nowMs();
+    const row = this.#rows.get(code) ?? EMPTY_ROW;
+    const { owner } = row;
+    if (owner?.node === to && owner.session === session) return { status: 'reclaimed', epoch: owner.epoch };
+    if (row.epoch !== oldEpoch || (owner !== undefined && owner.node !== from)) return { status: 'lost' };
+    if (this.#options.provisioning(code)?.enabled !== true) return { status: 'lost' };
+
+    const epoch = mint(row.epoch, now);
+    this.#rows.set(code, { ...row, epoch, owner: { node: to, epoch, session, sinceMs: Math.floor(now) } });
+    this.#disown(from, code);
+    this.#ownedBy(to).add(code);
+    if (owner !== undefined) this.#offline(code, owner, 'fenced', now);
+    this.#online(code, { node: to, epoch, session }, row.facts?.address ?? '', now);
+    return { status: 'reclaimed', epoch };
+  }
+
+  async release({ code, node, epoch, reason }: ReleaseRequest): Promise<ReleaseResult> {
+    const row = this.#rows.get(code) ?? EMPTY_ROW;
+    const { owner } = row;
+    if (owner?.node !== node) {
+      this.#disown(node, code);
+      return { status: 'stale' };
+    }
+    if (owner.epoch !== epoch) return { status: 'stale' };
+    this.#end(code, row, owner, reason);
+    this.#disown(node, code);
+    return { status: 'released' };
+  }
+
+  async lookUp(code: DeviceCode): Promise<LookUp> {
+    return { provisioned: this.#options.provisioning(code) !== undefined, owner: this.#rows.get(code)?.owner };
+  }
+
+  /** One process, one shard: `limit` is the number of devices. */
+  async reap(node: NodeId, limit: number): Promise<{ readonly offline: number; readonly done: boolean }> {
+    let offline = 0;
+    for (const code of [...(this.#owned.get(node) ?? [])].slice(0, limit)) {
+      const row = this.#rows.get(code);
+      if (row?.owner?.node === node) {
+        this.#end(code, row, row.owner, 'node_lost');
+        offline++;
+      }
+      this.#disown(node, code);
+    }
+    return { offline, done: !this.#owned.has(node) };
+  }
+
+  sessionOf(code: DeviceCode): SessionRow | undefined {
+    return this.#rows.get(code);
+  }
+
+  /** Codes in the index of this incarnation: a superset of what it owns. */
+  owned(node: NodeId): readonly DeviceCode[] {
+    return [...(this.#owned.get(node) ?? [])];
+  }
+
+  /** Raises the last epoch of a device that has no owner, as if the clock had been ahead before. */
+  raiseEpoch(code: DeviceCode, epoch: Epoch): void {
+    const row = this.#rows.get(code) ?? EMPTY_ROW;
+    if (row.owner !== undefined || epoch < row.epoch) {
+      throw new BrokerError('internal', `the epoch of ${code} can only be raised, and only without an owner`);
+    }
+    this.#rows.set(code, { ...row, epoch });
+  }
+
+  #end(code: DeviceCode, row: Row, owner: Owner, reason: OfflineReason): void {
+    const now = this.#options.nowMs();
+    this.#rows.set(code, { ...row, owner: undefined, lastOffline: { reason, atMs: Math.floor(now) } });
+    this.#offline(code, owner, reason, now);
+  }
+
+  #isUsed(request: ClaimRequest, now: number): boolean {
+    for (const [key, expiresAt] of this.#nonces) {
+      if (expiresAt > now) break;
+      this.#nonces.delete(key);
+    }
+    return (this.#nonces.get(nonceKey(request)) ?? 0) > now;
+  }
+
+  #ownedBy(node: NodeId): Set<DeviceCode> {
+    let codes = this.#owned.get(node);
+    if (codes === undefined) {
+      codes = new Set();
+      this.#owned.set(node, codes);
+    }
+    return codes;
+  }
+
+  #disown(node: NodeId, code: DeviceCode): void {
+    const codes = this.#owned.get(node);
+    codes?.delete(code);
+    if (codes?.size === 0) this.#owned.delete(node);
+  }
+
+  #online(code: DeviceCode, owner: Omit<Owner, 'sinceMs'>, address: string, now: number): void {
+    this.#presence(code, 'presence.online', owner, onlineData(owner.node, owner.session, address), now);
+  }
+
+  #offline(code: DeviceCode, owner: Owner, reason: OfflineReason, now: number): void {
+    this.#presence(code, 'presence.offline', owner, offlineData(reason, owner.node), now);
+  }
+
+  #presence(
+    code: DeviceCode,
+    kind: string,
+    { epoch, session }: { epoch: Epoch; session: SessionId },
+    data: string,
+    now: number,
+  ): void {
+    const tags = this.#options.provisioning(code)?.tags ?? [];
+    this.#options.append({
+      code,
+      kind,
+      url: '',
+      at: Math.floor(now),
+      epoch,
+      session,
+      seq: 0,
+      tags,
+      dedupKey: '',
+      data: Buffer.from(data),
+    });
+  }
+}
+
+/** Above every earlier epoch, and near the clock so that a registry that forgot its last writes still grows (I2, D1). */
+function mint(last: number, nowMs: number): Epoch {
+  const epoch = Math.max(last + 1, Math.floor(nowMs * 1000));
+  // Above 2^53 adding 1 changes nothing, and two ownerships would share an epoch (I1).
+  if (epoch <= last) throw new BrokerError('internal', 'no higher epoch left');
+  return epoch as Epoch;
+}
+
+function nonceKey({ nonce, code }: ClaimRequest): string {
+  return `${nonce}:${code}`;
+}

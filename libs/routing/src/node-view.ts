@@ -1,0 +1,15 @@
+/** The parts of a node list that do not depend on where the nodes are kept. */
+
+import type { NodeId } from '@lapi-broker/protocol';
+import type { NodeLoad, NodeView } from './node-directory.ts';
+
+export const IDLE: NodeLoad = { sessions: 0, registrations: 0, loopLagMs: 0 };
+
+/** What is left of an incarnation whose lease ended: its record went with the lease. */
+export function deadNode(node: NodeId, lastBeatMs: number): NodeView {
+  return { node, address: '', version: '', startedAtMs: 0, ...IDLE, phase: 'serving', alive: false, lastBeatMs };
+}
+
+export function byNode(a: NodeView, b: NodeView): number {
+  return a.node < b.node ? -1 : 1;
+}

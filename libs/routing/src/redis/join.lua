@@ -1,0 +1,16 @@
+#!lua flags=allow-oom
+-- Guarantee: after it the lease of this name belongs to this incarnation and to no other. Whoever held it finds itself lapsed.
+--   allow-oom: a full Redis must not turn nodes away that only want to live.
+-- KEYS  1 node   hash, expires with the lease
+-- ARGV  1 incarnation   2 address   3 version   4 started, ms   5 lease, ms
+-- Returns {'JOINED', Redis time in ms}
+local nodeKey = KEYS[1]
+local incarnation, address, version, startedMs, leaseMs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local time = redis.call('TIME')
+local nowMs = string.format('%.0f', math.floor(tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000))
+redis.call('DEL', nodeKey)
+redis.call('HSET', nodeKey, 'inc', incarnation, 'address', address, 'version', version, 'started', startedMs,
+  'sessions', '0', 'rate', '0', 'lag', '0', 'phase', 'serving', 'beat', nowMs)
+redis.call('PEXPIRE', nodeKey, leaseMs)
+return { 'JOINED', nowMs }

@@ -1,0 +1,182 @@
+/** OwnerRegistry on Redis: each change is one Lua script on the shard of the device (claim, release, reclaim, reap), which decides, writes
+ *  the row and appends the presence events (I1–I3, protocol D5). Time is Redis TIME throughout, never the clock of this process.
+ *  Redis away: every method rejects with `broker_unavailable`, and the script may have run all the same; what that means per method stands
+ *  at the port. Replication is not waited for here: who needs WAIT for a claim issues it on the same connection. */
+
+import { BrokerError, type DeviceCode, type Epoch, type NodeId, type SessionId } from '@lapi-broker/protocol';
+import { createScript, guarded, type Keyspace, type RedisConnection, type Script } from '@lapi-broker/redis';
+import { type FlapGuard, flapGuard } from '../flap-guard.ts';
+import type {
+  ClaimRequest,
+  ClaimResult,
+  LookUp,
+  Owner,
+  OwnerRegistry,
+  ReclaimRequest,
+  ReclaimResult,
+  ReleaseRequest,
+  ReleaseResult,
+} from '../owner-registry.ts';
+import { onlineData } from '../presence.ts';
+import { unexpectedReply, words } from './reply.ts';
+
+export interface RedisOwnerRegistryOptions {
+  /** About how many entries the event stream of one shard keeps; the same number as the event stream's own writer uses. */
+  readonly streamMaxLength: number;
+  readonly flap?: Partial<FlapGuard>;
+}
+
+const CLAIM = new URL('./claim.lua', import.meta.url);
+const RECLAIM = new URL('./reclaim.lua', import.meta.url);
+const RELEASE = new URL('./release.lua', import.meta.url);
+const REAP = new URL('./reap.lua', import.meta.url);
+
+/** One script call blocks its Redis for about 10 µs per device. */
+const REAP_BATCH = 500;
+
+export class RedisOwnerRegistry implements OwnerRegistry {
+  readonly #connection: RedisConnection;
+  readonly #keyspace: Keyspace;
+  readonly #streamMaxLength: number;
+  readonly #guard: FlapGuard;
+  readonly #claim: Script;
+  readonly #reclaim: Script;
+  readonly #release: Script;
+
+  /** A state connection; the caller opens and closes it. */
+  constructor(connection: RedisConnection, keyspace: Keyspace, options: RedisOwnerRegistryOptions) {
+    this.#connection = connection;
+    this.#keyspace = keyspace;
+    this.#streamMaxLength = options.streamMaxLength;
+    this.#guard = flapGuard(options.flap);
+    this.#claim = createScript(connection, CLAIM, 4);
+    this.#reclaim = createScript(connection, RECLAIM, 4);
+    this.#release = createScript(connection, RELEASE, 3);
+  }
+
+  async claim(request: ClaimRequest): Promise<ClaimResult> {
+    const { code, node, session, facts } = request;
+    const shard = this.#keyspace.shardOf(code);
+    const reply = words(
+      await this.#claim(
+        [
+          this.#keyspace.device(code),
+          this.#keyspace.nonce(request.nonce, code),
+          this.#keyspace.owned(shard, node),
+          this.#keyspace.events(shard),
+        ],
+        [
+          code,
+          node,
+          session,
+          request.revision,
+          Math.floor(request.notAfterMs),
+          Math.ceil(request.nonceTtlMs),
+          facts.address,
+          facts.vendor,
+          facts.deviceType,
+          facts.algorithm,
+          onlineData(node, session, facts.address),
+          this.#guard.limit,
+          this.#guard.windowMs,
+          this.#guard.holdMs,
+          this.#streamMaxLength,
+        ],
+      ),
+    );
+    switch (reply[0]) {
+      case 'CLAIMED':
+        return { status: 'claimed', epoch: epochOf(reply[1]), previous: ownerOf(reply.slice(2)) };
+      case 'HELD':
+        return { status: 'held_down', retryAfterMs: Number(reply[1]) };
+      case 'STALE':
+        return { status: 'stale_provisioning' };
+      case 'REPLAYED':
+        return { status: 'replayed' };
+      case 'LATE':
+        return { status: 'late' };
+      default:
+        throw unexpectedReply('claim', reply);
+    }
+  }
+
+  async reclaim({ code, from, epoch, to, session }: ReclaimRequest): Promise<ReclaimResult> {
+    const shard = this.#keyspace.shardOf(code);
+    const reply = words(
+      await this.#reclaim(
+        [
+          this.#keyspace.device(code),
+          this.#keyspace.owned(shard, from),
+          this.#keyspace.owned(shard, to),
+          this.#keyspace.events(shard),
+        ],
+        [code, from, epoch, to, session, this.#streamMaxLength],
+      ),
+    );
+    if (reply[0] === 'RECLAIMED') return { status: 'reclaimed', epoch: epochOf(reply[1]) };
+    if (reply[0] === 'LOST') return { status: 'lost' };
+    throw unexpectedReply('reclaim', reply);
+  }
+
+  async release({ code, node, epoch, reason }: ReleaseRequest): Promise<ReleaseResult> {
+    const shard = this.#keyspace.shardOf(code);
+    const [answer] = words(
+      await this.#release(
+        [this.#keyspace.device(code), this.#keyspace.owned(shard, node), this.#keyspace.events(shard)],
+        [code, node, epoch, reason, this.#streamMaxLength],
+      ),
+    );
+    if (answer === 'RELEASED') return { status: 'released' };
+    if (answer === 'STALE') return { status: 'stale' };
+    throw unexpectedReply('release', [answer ?? '']);
+  }
+
+  async lookUp(code: DeviceCode): Promise<LookUp> {
+    const key = this.#keyspace.device(code);
+    const [revision, ...owner] = await guarded(this.#connection.hmget(key, 'rev', 'node', 'epoch', 'session', 'since'));
+    return { provisioned: typeof revision === 'string', owner: ownerOf(owner) };
+  }
+
+  async reap(node: NodeId, limit: number): Promise<{ readonly offline: number; readonly done: boolean }> {
+    const shards = Array.from({ length: this.#keyspace.shards }, (_, shard) => this.#reapShard(shard, node, limit));
+    const results = await Promise.all(shards);
+    return {
+      offline: results.reduce((sum, each) => sum + each.offline, 0),
+      done: results.every((each) => each.left === 0),
+    };
+  }
+
+  async #reapShard(shard: number, node: NodeId, limit: number): Promise<{ offline: number; left: number }> {
+    const ownedKey = this.#keyspace.owned(shard, node);
+    const codes = (await guarded(this.#connection.zrange(ownedKey, 0, String(limit - 1)))) as DeviceCode[];
+    let offline = 0;
+    let left = 0;
+    for (let start = 0; start < codes.length; start += REAP_BATCH) {
+      const batch = codes.slice(start, start + REAP_BATCH);
+      const keys = [ownedKey, this.#keyspace.events(shard), ...batch.map((code) => this.#keyspace.device(code))];
+      // The number of keys differs from batch to batch; the text of the script is read once.
+      const reap = createScript(this.#connection, REAP, keys.length);
+      const reply = words(await reap(keys, [node, this.#streamMaxLength, ...batch]));
+      if (reply[0] !== 'REAPED') throw unexpectedReply('reap', reply);
+      offline += Number(reply[1]);
+      left = Number(reply[2]);
+    }
+    return { offline, left };
+  }
+}
+
+function epochOf(text: string | undefined): Epoch {
+  const epoch = Number(text);
+  if (!Number.isSafeInteger(epoch)) throw new BrokerError('internal', `the row holds no valid epoch: ${text}`);
+  return epoch as Epoch;
+}
+
+function ownerOf([node, epoch, session, since]: readonly (string | null)[]): Owner | undefined {
+  if (!node) return undefined;
+  return {
+    node: node as NodeId,
+    epoch: epochOf(epoch ?? undefined),
+    session: (session ?? '') as SessionId,
+    sinceMs: Number(since ?? 0),
+  };
+}

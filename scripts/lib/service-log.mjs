@@ -1,0 +1,65 @@
+/** What a person at the terminal should see of the services' logs: warnings and errors, one short line each. The rest is in the log files.
+ *  Pure. */
+
+/** @type {Record<number, string>} */
+const LEVELS = { 40: 'warn', 50: 'error', 60: 'fatal' };
+const WARN = 40;
+const MAX_CHARS = 300;
+/** Members of every line that say nothing at a terminal. */
+const PLAIN = new Set(['level', 'time', 'pid', 'hostname', 'service', 'name', 'event', 'msg', 'err', 'error', 'v']);
+
+/** @param {string} text
+ *  @returns {Record<string, unknown> | undefined} a log entry, if the line is one */
+export function parseEntry(text) {
+  if (!text.startsWith('{')) return undefined;
+  try {
+    const entry = JSON.parse(text);
+    return typeof entry === 'object' && entry !== null && !Array.isArray(entry) ? entry : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {unknown} value */
+function brief(value) {
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+/** @param {Record<string, unknown>} entry */
+function cause(entry) {
+  const error = entry.err ?? entry.error;
+  if (typeof error === 'string') return error;
+  if (typeof error !== 'object' || error === null) return undefined;
+  const { message, code } = /** @type {Record<string, unknown>} */ (error);
+  return typeof message === 'string' && message !== '' ? message : typeof code === 'string' ? code : undefined;
+}
+
+/** A line that is not a log entry is shown when it comes from stderr: a crash, a warning of Node.
+ *  @param {string} text
+ *  @param {'stdout' | 'stderr'} from
+ *  @returns {string | undefined} */
+export function worthShowing(text, from) {
+  const entry = parseEntry(text);
+  if (entry === undefined) return from === 'stderr' && text.trim() !== '' ? text.slice(0, MAX_CHARS) : undefined;
+  const level = typeof entry.level === 'number' ? entry.level : 0;
+  if (level < WARN) return undefined;
+  const facts = Object.entries(entry)
+    .filter(([key]) => !PLAIN.has(key))
+    .map(([key, value]) => `${key}=${brief(value)}`);
+  const parts = [LEVELS[level] ?? `level ${level}`, entry.event, entry.msg, cause(entry), ...facts];
+  return parts
+    .filter((part) => part !== undefined && part !== '')
+    .map(String)
+    .join(' ')
+    .slice(0, MAX_CHARS);
+}
+
+/** @param {string} text
+ *  @returns {{ port: number, probePort: number } | undefined} from the line with which a service says that it serves */
+export function readyPorts(text) {
+  if (!text.includes('"service.ready"')) return undefined;
+  const entry = parseEntry(text);
+  if (entry?.event !== 'service.ready') return undefined;
+  const { port, probePort } = entry;
+  return typeof port === 'number' && typeof probePort === 'number' ? { port, probePort } : undefined;
+}

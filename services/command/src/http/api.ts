@@ -1,0 +1,132 @@
+/** The whole API on one screen: every route, the operation behind it, and how requests reach it. The table also makes the OpenAPI document.
+ *  Each request is authenticated before its body is judged, answered exactly once, and never ends the process: what a handler throws is
+ *  logged under the request id and answered as `internal`. Device paths do not exist here (protocol S9). */
+
+import type { RequestHandler, ServerBuilder } from '@lapi-broker/http';
+import { allows, missingScope } from '../access/access.ts';
+import type { Broker } from './broker.ts';
+import { Exchange, type ExchangeRoute } from './exchange.ts';
+import type { Operation, RawOperation } from './operation.ts';
+import { createCommand, passThrough } from './routes/call.ts';
+import { disconnectDevice, listDevices, promoteSecret, putDevice, readDevice, removeDevice } from './routes/device.ts';
+import { live, readDocs, readDocument, readDocumentAlias, ready } from './routes/document.ts';
+import { createKey, deleteKey, listKeys } from './routes/key.ts';
+import { listNodes } from './routes/node.ts';
+
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'ANY';
+  /** Pattern of the transport: `:name` for one segment, a trailing `/*` for the rest. */
+  readonly path: string;
+  readonly operation: Operation | RawOperation;
+}
+
+export const ROUTES: readonly Route[] = [
+  { method: 'ANY', path: '/v1/devices/:code/LAPI/*', operation: passThrough },
+  { method: 'POST', path: '/v1/devices/:code/commands', operation: createCommand },
+
+  { method: 'GET', path: '/v1/devices', operation: listDevices },
+  { method: 'GET', path: '/v1/devices/:code', operation: readDevice },
+  { method: 'PUT', path: '/v1/devices/:code', operation: putDevice },
+  { method: 'DELETE', path: '/v1/devices/:code', operation: removeDevice },
+  { method: 'POST', path: '/v1/devices/:code/secret/promote', operation: promoteSecret },
+  { method: 'POST', path: '/v1/devices/:code/disconnect', operation: disconnectDevice },
+
+  { method: 'GET', path: '/v1/nodes', operation: listNodes },
+
+  { method: 'GET', path: '/v1/keys', operation: listKeys },
+  { method: 'POST', path: '/v1/keys', operation: createKey },
+  { method: 'DELETE', path: '/v1/keys/:id', operation: deleteKey },
+
+  { method: 'GET', path: '/v1/openapi.json', operation: readDocument },
+  { method: 'GET', path: '/openapi.json', operation: readDocumentAlias },
+  { method: 'GET', path: '/docs', operation: readDocs },
+  { method: 'GET', path: '/livez', operation: live },
+  { method: 'GET', path: '/readyz', operation: ready },
+];
+
+/** Headers that handlers of this file read; the transport copies no others. */
+export const API_HEADERS: readonly string[] = [
+  'authorization',
+  'content-length',
+  'transfer-encoding',
+  'x-request-id',
+  'x-lapi-timeout',
+  'x-lapi-connect-timeout',
+  'idempotency-key',
+];
+
+export interface ApiObserver {
+  answered(route: string, status: number): void;
+  newRequestId(): string;
+  defect(error: unknown, requestId: string, route: string): void;
+}
+
+export function registerApi(server: ServerBuilder, broker: Broker, observer: ApiObserver): void {
+  const exchangeRoute = (label: string): ExchangeRoute => ({
+    label,
+    count: (route, status) => observer.answered(route, status),
+    newRequestId: () => observer.newRequestId(),
+    onDefect: (error, requestId, route) => observer.defect(error, requestId, route),
+  });
+  for (const { method, path, operation } of ROUTES) server.route(method, path, serve(operation, exchangeRoute(path), broker));
+  for (const [path, methods] of methodsByPath(ROUTES)) {
+    if (methods.includes('ANY')) continue;
+    const route = exchangeRoute(path);
+    server.route('ANY', path, (request, response) => {
+      const exchange = new Exchange(request, response, route);
+      exchange.problem('method_not_allowed', `use ${methods.join(' or ')}`, { headers: [['Allow', methods.join(', ')]] }, exchange.hasBody);
+    });
+  }
+  const nowhere = exchangeRoute('none');
+  server.otherwise((request, response) => {
+    const exchange = new Exchange(request, response, nowhere);
+    exchange.problem('not_found', 'there is no such path; /openapi.json lists all', {}, exchange.hasBody);
+  });
+}
+
+export function methodsByPath(routes: readonly Pick<Route, 'method' | 'path'>[]): Map<string, string[]> {
+  const found = new Map<string, string[]>();
+  for (const { method, path } of routes) found.set(path, [...(found.get(path) ?? []), method]);
+  return found;
+}
+
+const NOTHING = Buffer.alloc(0);
+
+function serve(operation: Operation | RawOperation, route: ExchangeRoute, broker: Broker): RequestHandler {
+  if (operation.kind === 'raw') {
+    return (request, response) => {
+      const exchange = new Exchange(request, response, route);
+      try {
+        operation.serve(exchange, broker);
+      } catch (error) {
+        exchange.failed(error);
+      }
+    };
+  }
+  return async (request, response) => {
+    const exchange = new Exchange(request, response, route);
+    try {
+      await run(operation, exchange, broker);
+    } catch (error) {
+      exchange.failed(error);
+    }
+  };
+}
+
+async function run(operation: Operation, exchange: Exchange, broker: Broker): Promise<void> {
+  const { scope, bodyLimit } = operation;
+  const limitBytes = bodyLimit === 'direct' ? broker.directBodyBytes : broker.apiBodyBytes;
+  const answering = scope === undefined ? undefined : broker.access.authenticate(exchange.request);
+  if (answering !== undefined && !(answering instanceof Promise) && answering.status === 'refused') return exchange.refuse(answering);
+  // The transport hands over a body only to those who ask in the first tick, so it is read beside the authentication.
+  const reading = bodyLimit !== undefined && exchange.hasBody ? exchange.response.readBody(limitBytes) : undefined;
+  const caller = await answering;
+  if (caller?.status === 'refused') return exchange.refuse(caller);
+  if (caller !== undefined && scope !== undefined && !allows(caller, scope)) return exchange.refuse(missingScope(scope));
+  const read = await reading;
+  if (read?.status === 'aborted') return undefined;
+  if (read?.status === 'too_large') {
+    return exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
+  }
+  exchange.answer(await operation.run({ caller, bytes: read?.body ?? NOTHING, exchange }, broker));
+}

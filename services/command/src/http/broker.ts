@@ -1,0 +1,35 @@
+/** What the handlers of the API work with: the parts of the process, by the ports they need. */
+
+import type { PubSub } from '@lapi-broker/bus';
+import type { DeviceStore, SecretVault } from '@lapi-broker/device';
+import type { Keyspace } from '@lapi-broker/redis';
+import type { NodeDirectory, OwnerRegistry } from '@lapi-broker/routing';
+import type { Access } from '../access/access.ts';
+import type { ApiKeyStore } from '../access/api-key.ts';
+import type { PathPolicy } from '../access/policy.ts';
+import type { Dispatch } from '../dispatch/dispatch.ts';
+import type { NodeWatch } from '../node/node-watch.ts';
+
+export interface Broker {
+  readonly access: Pick<Access, 'authenticate' | 'forget'>;
+  readonly policy: Pick<PathPolicy, 'judge'>;
+  readonly keys: ApiKeyStore;
+  readonly dispatch: Pick<Dispatch, 'call'>;
+  readonly devices: DeviceStore;
+  readonly vault: Pick<SecretVault, 'seal'>;
+  readonly registry: Pick<OwnerRegistry, 'lookUp'>;
+  readonly directory: Pick<NodeDirectory, 'list'>;
+  readonly nodes: Pick<NodeWatch, 'liveness' | 'refresh'>;
+  readonly pubsub: Pick<PubSub, 'publish'>;
+  readonly keyspace: Pick<Keyspace, 'inbox'>;
+  /** Names of the profiles that a device may have. */
+  readonly profiles: readonly string[];
+  readonly allowWeakSecrets: boolean;
+  readonly directBodyBytes: number;
+  readonly apiBodyBytes: number;
+  /** The OpenAPI document, and the page made of it. */
+  readonly document: { readonly json: string; readonly html: string };
+  readonly nowMs: () => number;
+  /** True, or why this process should get no requests. */
+  readonly ready: () => true | string;
+}

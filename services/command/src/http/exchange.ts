@@ -1,0 +1,103 @@
+/** One HTTP request and its one answer: knows the request id, counts the answer, and turns answers and errors into bytes.
+ *  Answers after the peer has gone do nothing. A class, because one is made for every command. */
+
+import type { HeaderList, RequestSnapshot, ResponseHandle } from '@lapi-broker/http';
+import { BrokerError, type ErrorCode } from '@lapi-broker/protocol';
+import type { Refusal } from '../access/access.ts';
+import type { Answer } from './operation.ts';
+import { createProblem, type ProblemCase } from './problem.ts';
+
+/** Shared by all exchanges of one route. */
+export interface ExchangeRoute {
+  /** For metrics: the pattern, never the path. */
+  readonly label: string;
+  count(route: string, status: number): void;
+  newRequestId(): string;
+  onDefect(error: unknown, requestId: string, route: string): void;
+}
+
+const REQUEST_ID = /^[A-Za-z0-9._:-]{1,64}$/;
+
+export class Exchange {
+  readonly request: RequestSnapshot;
+  readonly response: ResponseHandle;
+  readonly requestId: string;
+  readonly #route: ExchangeRoute;
+
+  constructor(request: RequestSnapshot, response: ResponseHandle, route: ExchangeRoute) {
+    this.request = request;
+    this.response = response;
+    this.#route = route;
+    const given = request.header('x-request-id');
+    this.requestId = given !== '' && REQUEST_ID.test(given) ? given : route.newRequestId();
+  }
+
+  /** Path parameters by name, percent-decoded once; what cannot be decoded stays as it is and fails its schema. */
+  params(names: readonly string[]): Record<string, string> {
+    const found: Record<string, string> = {};
+    for (let i = 0; i < names.length; i++) found[names[i] as string] = decoded(this.request.params[i] ?? '');
+    return found;
+  }
+
+  /** Has the request a body? By its headers, before any of it was read. */
+  get hasBody(): boolean {
+    const length = this.request.header('content-length');
+    return (length !== '' && length !== '0') || this.request.header('transfer-encoding') !== '';
+  }
+
+  send(status: number, contentType: string, bytes: string | Uint8Array, headers: HeaderList = [], close = false): void {
+    if (this.response.ended) return;
+    this.#route.count(this.#route.label, status);
+    const all: (readonly [string, string])[] = [['X-Request-Id', this.requestId]];
+    if (contentType !== '') all.push(['Content-Type', contentType]);
+    for (const header of headers) all.push(header);
+    this.response.send(status, all, bytes, close ? { close } : undefined);
+  }
+
+  answer(answer: Answer): void {
+    switch (answer.kind) {
+      case 'json':
+        return this.send(answer.status, 'application/json', JSON.stringify(answer.value), answer.headers);
+      case 'bytes':
+        return this.send(answer.status, answer.contentType, answer.bytes, answer.headers);
+      case 'empty':
+        return this.send(answer.status, '', '');
+      case 'problem':
+        return this.problem(answer.error, answer.detail, answer);
+    }
+  }
+
+  problem(code: ErrorCode, detail: string, about: Partial<ProblemCase> = {}, close = false): void {
+    if (this.response.ended) return;
+    const { status, headers, body } = createProblem(code, {
+      method: this.request.method,
+      ...about,
+      detail,
+      requestId: this.requestId,
+    });
+    this.#route.count(this.#route.label, status);
+    this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, close ? { close } : undefined);
+  }
+
+  /** Closes the connection when a body may still be on its way: nobody is going to read it. */
+  refuse(refusal: Refusal): void {
+    const about = refusal.retryAfterMs === undefined ? {} : { retryAfterMs: refusal.retryAfterMs };
+    this.problem(refusal.error, refusal.detail, about, this.hasBody);
+  }
+
+  /** Whatever a handler threw. Only designed failures are told to the caller; the rest is logged under the request id. */
+  failed(error: unknown): void {
+    if (error instanceof BrokerError && error.code !== 'internal') return this.problem(error.code, error.message);
+    this.#route.onDefect(error, this.requestId, this.#route.label);
+    this.problem('internal', 'the broker failed in a way it does not know');
+  }
+}
+
+function decoded(raw: string): string {
+  if (!raw.includes('%')) return raw;
+  try {
+    return decodeURIComponent(raw);
+  } catch {
+    return raw; // A broken escape: the schema refuses the `%`.
+  }
+}

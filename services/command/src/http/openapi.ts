@@ -1,0 +1,248 @@
+/** Makes the OpenAPI 3.1 document from the table of routes, with the very schemas that validate requests (z.toJSONSchema), so that what is
+ *  written is what is checked. Every operation lists its errors by code, each with an example made by the code that makes the real one. Pure. */
+
+import { ERRORS, type ErrorCode, errorDefinition, LAPI_METHODS } from '@lapi-broker/protocol';
+import { z } from 'zod';
+import type { Route } from './api.ts';
+import type { OperationDoc } from './operation.ts';
+import { createProblem, PROBLEM_TYPE } from './problem.ts';
+import { ProblemDocument } from './schema.ts';
+
+export type JsonObject = { [name: string]: unknown };
+
+export interface OpenApiParameter {
+  readonly name: string;
+  readonly in: 'path' | 'query' | 'header';
+  readonly required: boolean;
+  readonly description: string;
+  readonly schema: JsonObject;
+}
+
+export interface OpenApiResponse {
+  readonly description: string;
+  readonly headers?: JsonObject;
+  readonly content?: { readonly [type: string]: { readonly schema?: JsonObject; readonly example?: unknown; readonly examples?: JsonObject } };
+}
+
+export interface OpenApiOperation {
+  readonly operationId: string;
+  readonly tags: readonly string[];
+  readonly summary: string;
+  readonly description?: string;
+  readonly security: readonly JsonObject[];
+  readonly parameters?: readonly OpenApiParameter[];
+  readonly requestBody?: { readonly required: boolean; readonly content: JsonObject };
+  readonly responses: { readonly [status: string]: OpenApiResponse };
+  readonly 'x-scope'?: string;
+}
+
+export interface OpenApiDocument {
+  readonly openapi: '3.1.0';
+  readonly info: { readonly title: string; readonly version: string; readonly summary: string; readonly description: string; readonly license: JsonObject };
+  readonly tags: readonly { readonly name: string; readonly description: string }[];
+  readonly paths: { readonly [path: string]: { readonly [method: string]: OpenApiOperation } };
+  readonly components: { readonly schemas: { readonly [name: string]: JsonObject }; readonly headers: JsonObject; readonly securitySchemes: JsonObject };
+}
+
+const TAGS = [
+  { name: 'Commands', description: 'LAPI calls to devices, made now or not at all.' },
+  { name: 'Events', description: 'What devices send, live and from where a subscriber left off.' },
+  { name: 'Devices', description: 'The fleet: provisioning, sessions, rotation of secrets.' },
+  { name: 'Nodes', description: 'The edge processes that hold the sessions.' },
+  { name: 'Keys', description: 'API keys and their scopes.' },
+  { name: 'About', description: 'This document and the probes.' },
+] as const;
+
+const DESCRIPTION = `Call LAPI devices that dial in, and hear their events.
+
+Every request needs \`Authorization: Bearer <key>\`, except where an operation says otherwise. Scopes: \`read\` (devices, nodes, events), \`call\` (LAPI calls on open paths), \`admin\` (everything, guarded paths included).
+
+Every answer carries \`X-Request-Id\`: the caller's own if it sent one of 1–64 characters A–Z a–z 0–9 . _ : -, else a new one. Errors of the broker are problem documents (RFC 9457) with \`source: "broker"\`; answers of devices have \`source: "device"\`. Tell cases apart by \`source\` and \`error\`, never by the status alone.`;
+
+export function createOpenApi(routes: readonly Route[], version: string): OpenApiDocument {
+  const schemas = new Components();
+  const problem = schemas.use(ProblemDocument);
+  const paths: { [path: string]: { [method: string]: OpenApiOperation } } = {};
+  for (const { method, path, operation } of routes) {
+    const methods = method === 'ANY' ? LAPI_METHODS : [method];
+    const template = toTemplate(path);
+    for (const each of methods) {
+      const suffix = methods.length > 1 ? `With${each[0]}${each.slice(1).toLowerCase()}` : '';
+      const item = describeOperation(operation, path, each, `${operation.id}${suffix}`, schemas, problem);
+      paths[template] = { ...paths[template], [each.toLowerCase()]: item };
+    }
+  }
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'LAPI Broker',
+      version,
+      summary: 'A cluster broker for camera fleets that speak LAPI.',
+      description: DESCRIPTION,
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    tags: TAGS,
+    paths,
+    components: {
+      schemas: schemas.all(),
+      headers: { RequestId: { description: 'Id of this request, also in logs.', schema: { type: 'string' } } },
+      securitySchemes: { key: { type: 'http', scheme: 'bearer', description: 'An API key of this installation.' } },
+    },
+  };
+}
+
+/** `/v1/devices/:code/LAPI/*` → `/v1/devices/{code}/LAPI/{path}`. */
+export function toTemplate(path: string): string {
+  return path.replace(/:(\w+)/g, '{$1}').replace(/\*$/, '{path}');
+}
+
+function describeOperation(
+  operation: OperationDoc,
+  path: string,
+  method: string,
+  operationId: string,
+  schemas: Components,
+  problem: JsonObject,
+): OpenApiOperation {
+  const { tag, summary, description, scope, params, query, headers, body, bodyExample } = operation;
+  const parameters = [
+    ...parametersOf(params, 'path', schemas),
+    ...(path.endsWith('*') ? [REST] : []),
+    ...parametersOf(query, 'query', schemas),
+    ...parametersOf(headers, 'header', schemas),
+  ];
+  const passesBody = path.endsWith('*') && method !== 'GET';
+  return {
+    operationId,
+    tags: [tag],
+    summary,
+    ...(description === undefined ? {} : { description }),
+    ...(scope === undefined ? {} : { 'x-scope': scope }),
+    security: scope === undefined ? [] : [{ key: [] }],
+    ...(parameters.length === 0 ? {} : { parameters }),
+    ...(body === undefined
+      ? {}
+      : {
+          requestBody: {
+            required: operation.bodyOptional !== true,
+            content: { 'application/json': { schema: schemas.use(body), ...(bodyExample === undefined ? {} : { example: bodyExample }) } },
+          },
+        }),
+    ...(passesBody ? { requestBody: { required: false, content: { 'application/json': { schema: { description: '`Data` of the request.' } } } } } : {}),
+    responses: { ...responsesOf(operation, schemas), ...errorResponses(operation, method, problem) },
+  };
+}
+
+const REST: OpenApiParameter = {
+  name: 'path',
+  in: 'path',
+  required: true,
+  description: 'Rest of the RequestURL, slashes included; its query is passed on too.',
+  schema: { type: 'string', examples: ['V1.0/System/DeviceInfo'] },
+};
+
+function parametersOf(shape: z.ZodObject | undefined, place: OpenApiParameter['in'], schemas: Components): OpenApiParameter[] {
+  return Object.entries(shape?.shape ?? {}).map(([name, field]) => {
+    const { description, ...schema } = schemas.use(field as z.ZodType);
+    return {
+      name,
+      in: place,
+      required: place === 'path' || !(field as z.ZodType).safeParse(undefined).success,
+      description: typeof description === 'string' ? description : '',
+      schema,
+    };
+  });
+}
+
+const ALWAYS = { 'X-Request-Id': { $ref: '#/components/headers/RequestId' } };
+
+function responsesOf({ responses }: OperationDoc, schemas: Components): { [status: string]: OpenApiResponse } {
+  return Object.fromEntries(
+    Object.entries(responses).map(([status, { description, schema, contentType, example }]) => [
+      status,
+      {
+        description,
+        headers: ALWAYS,
+        ...(schema === undefined && contentType === undefined
+          ? {}
+          : {
+              content: {
+                [contentType ?? 'application/json']: {
+                  ...(schema === undefined ? {} : { schema: schemas.use(schema) }),
+                  ...(example === undefined ? {} : { example }),
+                },
+              },
+            }),
+      },
+    ]),
+  );
+}
+
+/** All codes that an operation can answer with: its own, and those that follow from what it has. */
+export function errorsOf({ scope, params, query, body, errors }: OperationDoc): readonly ErrorCode[] {
+  const codes = new Set<ErrorCode>(errors);
+  if (scope !== undefined) for (const code of ['unauthenticated', 'forbidden', 'rate_limited', 'broker_unavailable'] as const) codes.add(code);
+  if (params !== undefined || query !== undefined || body !== undefined) codes.add('invalid_request');
+  if (body !== undefined) codes.add('request_too_large');
+  codes.add('internal');
+  return (Object.keys(ERRORS) as ErrorCode[]).filter((code) => codes.has(code));
+}
+
+function errorResponses(operation: OperationDoc, method: string, problem: JsonObject): { [status: string]: OpenApiResponse } {
+  const byStatus = new Map<number, ErrorCode[]>();
+  for (const code of errorsOf(operation)) {
+    const { status } = errorDefinition(code);
+    byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
+  }
+  return Object.fromEntries(
+    [...byStatus].map(([status, codes]) => {
+      const waits = codes.some((code) => errorDefinition(code).retryAfterS !== undefined);
+      const headers = waits ? { ...ALWAYS, 'Retry-After': { description: 'Seconds.', schema: { type: 'integer' } } } : ALWAYS;
+      const examples = Object.fromEntries(codes.map((code) => [code, { summary: errorDefinition(code).title, value: exampleOf(code, method) }]));
+      const description = codes.map((code) => `\`${code}\`: ${errorDefinition(code).cause}`).join('\n\n');
+      return [String(status), { description, headers, content: { [PROBLEM_TYPE]: { schema: problem, examples } } }];
+    }),
+  );
+}
+
+function exampleOf(code: ErrorCode, method: string): unknown {
+  const about = { detail: errorDefinition(code).cause, requestId: 'c1-1a', method };
+  return JSON.parse(createProblem(code, about).body);
+}
+
+/** Named schemas, each written once. */
+class Components {
+  readonly #schemas = new Map<string, JsonObject>();
+
+  /** A reference for a schema with an id, else the schema itself. */
+  use(schema: z.ZodType): JsonObject {
+    const id = schema.meta()?.id;
+    if (id !== undefined && this.#schemas.has(id)) return { $ref: `#/components/schemas/${id}` };
+    const { $schema: _, $defs, id: __, ...json } = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonObject & { $defs?: JsonObject };
+    for (const [name, definition] of Object.entries($defs ?? {})) this.#put(name, definition as JsonObject);
+    if (id === undefined) return relink(json) as JsonObject;
+    this.#put(id, json);
+    return { $ref: `#/components/schemas/${id}` };
+  }
+
+  all(): { [name: string]: JsonObject } {
+    return Object.fromEntries([...this.#schemas].sort(([a], [b]) => (a < b ? -1 : 1)));
+  }
+
+  #put(name: string, definition: JsonObject): void {
+    const { id: _, ...json } = definition;
+    this.#schemas.set(name, relink(json) as JsonObject);
+  }
+}
+
+/** zod names shared schemas `#/$defs/X`; here they are components. */
+function relink(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(relink);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, member]) => [
+      name,
+      name === '$ref' && typeof member === 'string' ? member.replace('#/$defs/', '#/components/schemas/') : relink(member),
+    ]),
+  );
+}

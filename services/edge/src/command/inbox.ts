@@ -1,0 +1,170 @@
+/** Takes what other processes send to this incarnation: commands for its devices and control messages (design §6).
+ *  A command is written at most once: frames with a foreign epoch, past their deadline or with a known id are refused or dropped, and
+ *  while the subscription cannot be trusted none is taken (3.3, D7). Every command gets one reply, unless the asking process is gone.
+ *  The inbox is a hint: whatever is lost here is found again in the registry. */
+
+import type { PubSub, Subscription } from '@lapi-broker/bus';
+import {
+  COMMAND_FRAME,
+  CONTROL_FRAME,
+  type ControlMessage,
+  type CommandFrame,
+  decodeCommandFrame,
+  decodeControlFrame,
+  encodeReplyFrame,
+  type InstanceId,
+  type LapiMethod,
+  type NodeId,
+  type ReplyFrame,
+} from '@lapi-broker/protocol';
+import type { Keyspace, RedisClock } from '@lapi-broker/redis';
+import type { Log } from '@lapi-broker/telemetry';
+import type { SessionTable } from '../device/session-table.ts';
+import { COMMAND_ID_MEMORY_MS, MAX_MESSAGE_BYTES, MAX_REMEMBERED_COMMAND_IDS } from '../limits.ts';
+import type { EdgeMetrics } from '../metrics.ts';
+import type { Call, CallOutcome } from './inflight.ts';
+
+/** Room for the envelope around `Data`. */
+const ENVELOPE_BYTES = 4_096;
+
+export interface InboxOptions {
+  readonly pubsub: PubSub;
+  readonly keyspace: Keyspace;
+  readonly sessions: SessionTable;
+  readonly redisClock: RedisClock;
+  readonly monotonicMs: () => number;
+  readonly draining: () => boolean;
+  readonly onControl: (message: ControlMessage) => void;
+  /** Frames may have been lost. */
+  readonly onGap: () => void;
+  readonly metrics: EdgeMetrics;
+  readonly log: Log;
+}
+
+const NOTHING = Buffer.alloc(0);
+
+/** Which command ids of one instance were seen, in two generations, so that memory is bounded and a repeat is found for a while. */
+class SeenIds {
+  private recent = new Set<string>();
+  private older = new Set<string>();
+  private turnedMs = 0;
+
+  /** True if it was seen before. */
+  see(id: string, nowMs: number): boolean {
+    if (nowMs - this.turnedMs > COMMAND_ID_MEMORY_MS || this.recent.size >= MAX_REMEMBERED_COMMAND_IDS) {
+      this.older = this.recent;
+      this.recent = new Set();
+      this.turnedMs = nowMs;
+    }
+    if (this.recent.has(id) || this.older.has(id)) return true;
+    this.recent.add(id);
+    return false;
+  }
+}
+
+/** One command of a platform while it is at this node. A class, so that a command costs one object and no closures. */
+class RemoteCall implements Call {
+  readonly priority = false;
+  readonly method: LapiMethod;
+  readonly url: string;
+  readonly body: Uint8Array;
+  readonly deadlineMs: number;
+  private readonly inbox: Inbox;
+  private readonly id: number;
+  private readonly replyTo: InstanceId;
+
+  constructor(inbox: Inbox, frame: CommandFrame, deadlineMs: number) {
+    this.inbox = inbox;
+    this.id = frame.id;
+    this.replyTo = frame.replyTo;
+    this.method = frame.method;
+    this.url = frame.url;
+    this.body = frame.body;
+    this.deadlineMs = deadlineMs;
+  }
+
+  settle(outcome: CallOutcome): void {
+    if (outcome.outcome === 'answered') {
+      const { response } = outcome;
+      this.inbox.reply(this.replyTo, {
+        id: this.id,
+        outcome: 'answered',
+        written: true,
+        success: response.success,
+        responseCode: response.responseCode,
+        body: response.object,
+      });
+    } else this.inbox.refuse(this.replyTo, this.id, outcome.outcome, outcome.written);
+  }
+}
+
+export class Inbox {
+  private readonly options: InboxOptions;
+  private readonly seen = new SeenIds();
+  private subscription: Subscription | undefined;
+
+  constructor(options: InboxOptions) {
+    this.options = options;
+  }
+
+  /** Moves to the channel of this incarnation; frames for an earlier one are no longer taken. */
+  async listenAs(node: NodeId): Promise<void> {
+    const previous = this.subscription;
+    this.subscription = await this.options.pubsub.subscribe(
+      this.options.keyspace.inbox(node),
+      (frame) => this.take(frame),
+      this.options.onGap,
+    );
+    await previous?.close();
+  }
+
+  async stop(): Promise<void> {
+    const subscription = this.subscription;
+    this.subscription = undefined;
+    await subscription?.close();
+  }
+
+  reply(to: InstanceId, frame: ReplyFrame): void {
+    this.options.metrics.commands.inc({ outcome: frame.outcome });
+    // A reply that nobody takes is a process that is gone; its callers are gone with it.
+    void this.options.pubsub.publish(this.options.keyspace.reply(to), encodeReplyFrame(frame));
+  }
+
+  refuse(to: InstanceId, id: number, outcome: ReplyFrame['outcome'], written: boolean): void {
+    this.reply(to, { id, outcome, written, success: false, responseCode: undefined, body: NOTHING });
+  }
+
+  private take(bytes: Buffer): void {
+    if (bytes[0] === COMMAND_FRAME) {
+      const frame = decodeCommandFrame(bytes);
+      if (frame !== undefined) return this.takeCommand(frame);
+    } else if (bytes[0] === CONTROL_FRAME) {
+      const message = decodeControlFrame(bytes);
+      if (message !== undefined) return this.options.onControl(message);
+    }
+    this.options.log.warn({ type: bytes[0], bytes: bytes.length }, 'inbox.foreign_frame');
+  }
+
+  private takeCommand(frame: CommandFrame): void {
+    const { sessions, redisClock, monotonicMs, draining, pubsub, metrics } = this.options;
+    const nowMs = monotonicMs();
+    if (this.seen.see(`${frame.replyTo} ${frame.id}`, nowMs)) {
+      // Its first copy has been answered or will be.
+      metrics.commands.inc({ outcome: 'repeated' });
+      return;
+    }
+    const { replyTo, id } = frame;
+    const leftMs = frame.deadlineMs - redisClock.nowMs();
+    if (leftMs <= 0) return this.refuse(replyTo, id, 'timeout_not_sent', false);
+    if (!pubsub.trustworthy()) return this.refuse(replyTo, id, 'broker_unavailable', false);
+    const session = sessions.get(frame.code);
+    if (session === undefined || session.epoch !== frame.epoch || !session.isOpen) {
+      return this.refuse(replyTo, id, 'stale_owner', false);
+    }
+    if (draining()) return this.refuse(replyTo, id, 'node_draining', false);
+    if (frame.body.byteLength + frame.url.length + ENVELOPE_BYTES > MAX_MESSAGE_BYTES) {
+      return this.refuse(replyTo, id, 'request_too_large', false);
+    }
+    session.submit(new RemoteCall(this, frame, nowMs + leftMs));
+  }
+}

@@ -1,0 +1,443 @@
+/** Registration: GET → 401 with a nonce, signed GET → 101 (protocol §2–5). Order of work, cheap first: path, size, refused addresses,
+ *  draining → admission (first GET only: the nonce is the ticket) → nonce → secret → Sign → claim → 101 (H6). Nothing is written to the
+ *  store before the Sign is verified; the claim burns the nonce and mints the epoch in one step (4.4).
+ *  Every failed second GET looks like a first one (H5, S4); its reason goes to a metric and a log line.
+ *  Store away: 503, the nonce stays usable (F16). If the device goes away during the claim, the ownership is released (H7). */
+
+import type { PubSub } from '@lapi-broker/bus';
+import type { Profile, Profiles } from '@lapi-broker/device';
+import type { HeaderList, RequestSnapshot, ResponseHandle, UpgradeHandle } from '@lapi-broker/http';
+import {
+  registerAckText,
+  type ChallengeShape,
+  challengeBody,
+  type DeviceCode,
+  encodeControlFrame,
+  isRegisterPath,
+  keepaliveTimeoutS,
+  type NonceIssuer,
+  type RegisterStep2,
+  readRegisterQuery,
+  resignFor,
+  type SessionId,
+  type VerifiedSign,
+  verifySign,
+} from '@lapi-broker/protocol';
+import type { Keyspace, RedisClock } from '@lapi-broker/redis';
+import type { ClaimResult, OwnerRegistry } from '@lapi-broker/routing';
+import type { Clock } from '@lapi-broker/runtime';
+import type { Log } from '@lapi-broker/telemetry';
+import { nanoid } from 'nanoid';
+import { MAX_REGISTRATIONS_IN_PROGRESS, NONCE_MEMORY_SLACK_MS, REGISTRATION_DEADLINE_MS } from '../limits.ts';
+import type { EdgeMetrics } from '../metrics.ts';
+import type { Ownership } from '../route/ownership.ts';
+import type { AdmissionBucket } from './admission.ts';
+import { type CredentialCache, type DeviceCredentials, fingerprint } from './credentials.ts';
+import type { FailureLog } from './failures.ts';
+import { Session, type SessionHost } from './session.ts';
+import type { SessionTable } from './session-table.ts';
+
+export interface HandshakeOptions {
+  readonly nonces: NonceIssuer;
+  readonly nonceTtlMs: number;
+  readonly randomBytes: (count: number) => Buffer;
+  readonly random: () => number;
+  readonly challengeShape: ChallengeShape;
+  readonly profiles: Profiles;
+  readonly credentials: CredentialCache;
+  readonly admission: AdmissionBucket;
+  readonly failures: FailureLog;
+  readonly registry: OwnerRegistry;
+  readonly ownership: Ownership;
+  readonly sessions: SessionTable;
+  readonly maxSessions: number;
+  readonly host: SessionHost;
+  readonly pubsub: PubSub;
+  readonly keyspace: Keyspace;
+  readonly redisClock: RedisClock;
+  readonly clock: Clock;
+  readonly draining: () => boolean;
+  readonly metrics: EdgeMetrics;
+  readonly log: Log;
+}
+
+/** Why a registration was refused: metric label and log fact (protocol 2.6). */
+export type RejectReason =
+  | 'bad_path'
+  | 'bad_method'
+  | 'no_upgrade'
+  | 'bad_ws_key'
+  | 'bad_param'
+  | 'duplicate_param'
+  | 'nonce_foreign'
+  | 'nonce_expired'
+  | 'nonce_reused'
+  | 'unknown_device'
+  | 'disabled'
+  | 'bad_sign_format'
+  | 'bad_sign'
+  | 'rate_limited'
+  | 'hold_down'
+  | 'query_too_long'
+  | 'body_on_get'
+  | 'admission'
+  | 'draining'
+  | 'store_unavailable'
+  | 'deadline';
+
+/** What both kinds of answer have in common: an HTTP answer to a plain GET, or a refused upgrade. */
+interface Answer {
+  readonly ended: boolean;
+  give(status: number, headers: HeaderList, body: string | Uint8Array, close: boolean): void;
+}
+
+type Verified =
+  | { readonly status: 'verified'; readonly secret: string; readonly sign: VerifiedSign; readonly credentials: DeviceCredentials }
+  | { readonly status: 'refused'; readonly reason: 'unknown_device' | 'disabled' | 'bad_sign' | 'bad_sign_format' };
+
+const JSON_TYPE: HeaderList = [['Content-Type', 'application/json; charset=utf-8']];
+const NOT_FOUND = '{"error":"not_found"}';
+const MAX_QUERY_BYTES = 2_048;
+const RETRY_UNAVAILABLE_S = 5;
+const RETRY_LIMITED_S = 30;
+/** Answers that are being held back (F13); beyond it a failing answer goes out at once, so that a flood cannot hold memory. */
+const MAX_HELD_ANSWERS = 5_000;
+/** Provisioning that changes faster than a device can be verified against it is refused rather than chased. */
+const MAX_VERIFICATIONS = 3;
+const LOGGED_REJECTIONS_PER_SECOND = 20;
+
+/** Headers that registration looks at; the transport copies only these. */
+export const REGISTER_HEADERS = ['upgrade', 'content-length', 'transfer-encoding', 'sec-websocket-key'] as const;
+
+export class Handshake {
+  private readonly options: HandshakeOptions;
+  /** Signs for devices that do not exist, so that they cost the same work (F10, S4). */
+  private readonly decoyKey: Buffer;
+  private readonly held = new Set<NodeJS.Timeout>();
+  private inProgress = 0;
+  private loggedInSecond = 0;
+  private loggedSecond = 0;
+
+  constructor(options: HandshakeOptions) {
+    this.options = options;
+    this.decoyKey = options.randomBytes(32);
+  }
+
+  stop(): void {
+    for (const timer of this.held) clearTimeout(timer);
+    this.held.clear();
+  }
+
+  /** A GET that the transport took for a WebSocket handshake, on any path (S1: all but Register is refused). */
+  async upgrade(request: RequestSnapshot, upgrade: UpgradeHandle<Session>): Promise<void> {
+    const answer: Answer = {
+      get ended() {
+        return upgrade.ended;
+      },
+      give: (status, headers, body, close) => upgrade.refuse(status, headers, body, { close }),
+    };
+    if (!this.passesFirstChecks(request, answer)) return;
+    if (!/(^|[\s,])websocket($|[\s,])/i.test(request.header('upgrade'))) {
+      this.challenge(request, answer, 'no_upgrade');
+      return;
+    }
+    const query = readRegisterQuery(request.query);
+    if (query.status === 'step1') return this.firstGet(answer);
+    if (query.status === 'rejected') {
+      this.fail(request, answer, query.reason, undefined);
+      return;
+    }
+    if (query.sessionIdSeen) this.options.metrics.sessionIdSeen.inc();
+    await this.secondGet(request, query, upgrade, answer);
+  }
+
+  /** Any other request on the device listener: never verifies anything (H10). */
+  plain(request: RequestSnapshot, response: ResponseHandle): void {
+    const answer: Answer = {
+      get ended() {
+        return response.ended;
+      },
+      give: (status, headers, body, close) => response.send(status, headers, body, { close }),
+    };
+    if (!this.passesFirstChecks(request, answer)) return;
+    const query = readRegisterQuery(request.query);
+    if (query.status === 'step1') return this.firstGet(answer);
+    this.challenge(request, answer, /websocket/i.test(request.header('upgrade')) ? 'bad_ws_key' : 'no_upgrade');
+  }
+
+  /** F1, F2, F14, F15, F16: what needs no look at the query. */
+  private passesFirstChecks(request: RequestSnapshot, answer: Answer): boolean {
+    if (!isRegisterPath(request.path)) {
+      this.reject(request, 'bad_path');
+      answer.give(404, JSON_TYPE, NOT_FOUND, false);
+      return false;
+    }
+    if (request.method !== 'GET') {
+      this.reject(request, 'bad_method');
+      answer.give(405, [['Allow', 'GET'], ...JSON_TYPE], request.method === 'HEAD' ? '' : '{"error":"method_not_allowed"}', false);
+      return false;
+    }
+    const length = request.header('content-length');
+    if ((length !== '' && length !== '0') || request.header('transfer-encoding') !== '') {
+      this.reject(request, 'body_on_get');
+      answer.give(400, JSON_TYPE, '{"error":"body_on_get"}', true);
+      return false;
+    }
+    if ((request.query?.length ?? 0) > MAX_QUERY_BYTES) {
+      this.reject(request, 'query_too_long');
+      answer.give(400, JSON_TYPE, '{"error":"query_too_long"}', true);
+      return false;
+    }
+    const { failures, clock, draining } = this.options;
+    if (failures.refuses(request.address, clock.monotonicMs())) {
+      this.limit(request, answer, 'rate_limited', RETRY_LIMITED_S);
+      return false;
+    }
+    if (draining()) {
+      this.unavailable(request, answer, 'draining', RETRY_UNAVAILABLE_S);
+      return false;
+    }
+    return true;
+  }
+
+  private firstGet(answer: Answer): void {
+    const { admission, clock, random, sessions, maxSessions, metrics } = this.options;
+    const admitted = sessions.size < maxSessions ? admission.ask(clock.monotonicMs(), random()) : undefined;
+    if (admitted?.status !== 'admitted') {
+      metrics.registerRejected.inc({ reason: 'admission' });
+      answer.give(503, [['Retry-After', String(admitted?.retryAfterS ?? RETRY_LIMITED_S)]], '', true);
+      return;
+    }
+    metrics.challenges.inc();
+    this.giveChallenge(answer);
+  }
+
+  private async secondGet(
+    request: RequestSnapshot,
+    query: RegisterStep2,
+    upgrade: UpgradeHandle<Session>,
+    answer: Answer,
+  ): Promise<void> {
+    const { nonces, clock } = this.options;
+    const verdict = nonces.verify(nonceOf(query), clock.nowMs());
+    if (verdict !== 'valid') {
+      this.fail(request, answer, verdict, query.code);
+      return;
+    }
+    if (this.inProgress >= MAX_REGISTRATIONS_IN_PROGRESS || !this.options.ownership.mayClaim) {
+      this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
+      return;
+    }
+    this.inProgress++;
+    try {
+      await this.register(request, query, upgrade, answer);
+    } catch (error) {
+      this.options.log.warn({ err: error, code: query.code }, 'register.failed');
+      this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
+    } finally {
+      this.inProgress--;
+    }
+  }
+
+  private async register(
+    request: RequestSnapshot,
+    query: RegisterStep2,
+    upgrade: UpgradeHandle<Session>,
+    answer: Answer,
+  ): Promise<void> {
+    const { ownership, redisClock, registry, nonceTtlMs, credentials: cache } = this.options;
+    const startedMs = this.options.clock.monotonicMs();
+    const notAfterMs = redisClock.nowMs() + REGISTRATION_DEADLINE_MS;
+    for (let round = 0; round < MAX_VERIFICATIONS; round++) {
+      const verified = await this.verify(query, round > 0);
+      if (verified.status === 'refused') {
+        this.fail(request, answer, verified.reason, query.code);
+        return;
+      }
+      const profile = this.profileOf(verified.credentials);
+      if (profile.resign === 'cnonce' && this.options.nonces.isOwn(query.cnonce)) {
+        // Signing our own nonce back would hand out a valid Sign (T4).
+        this.fail(request, answer, 'bad_param', query.code);
+        return;
+      }
+      if (answer.ended) return;
+      const node = ownership.node;
+      const session = nanoid(12) as SessionId;
+      let claim: ClaimResult;
+      try {
+        claim = await registry.claim({
+          code: query.code,
+          node,
+          session,
+          facts: {
+            vendor: query.vendor.decoded.toString(),
+            deviceType: query.deviceType.decoded.toString(),
+            algorithm: query.algorithm?.decoded.toString() ?? '',
+            address: request.address,
+          },
+          nonce: nonceOf(query),
+          nonceTtlMs: nonceTtlMs + NONCE_MEMORY_SLACK_MS,
+          revision: verified.credentials.revision,
+          notAfterMs,
+        });
+      } catch (error) {
+        ownership.claimUncertain(query.code, session);
+        throw error;
+      }
+      switch (claim.status) {
+        case 'claimed':
+          this.welcome(request, query, upgrade, { verified, profile, claim, session, node });
+          return;
+        case 'stale_provisioning':
+          cache.forget(query.code);
+          continue;
+        case 'replayed':
+          this.fail(request, answer, 'nonce_reused', query.code);
+          return;
+        case 'held_down':
+          this.limit(request, answer, 'hold_down', Math.ceil(claim.retryAfterMs / 1_000));
+          return;
+        case 'late':
+          this.options.log.warn({ code: query.code, tookMs: this.options.clock.monotonicMs() - startedMs }, 'register.late');
+          this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S);
+          return;
+      }
+    }
+    this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S);
+  }
+
+  /** Tries a remembered copy of the secrets first; any refusal is confirmed with a fresh one. */
+  private async verify(query: RegisterStep2, fresh: boolean): Promise<Verified> {
+    const { credentials: cache, clock } = this.options;
+    const remembered = fresh ? undefined : cache.remembered(query.code, clock.monotonicMs());
+    if (remembered !== undefined) {
+      const verified = this.verifyWith(query, remembered);
+      if (verified.status === 'verified') return verified;
+    }
+    return this.verifyWith(query, await cache.read(query.code, clock.monotonicMs()));
+  }
+
+  private verifyWith(query: RegisterStep2, credentials: DeviceCredentials | undefined): Verified {
+    const usable = credentials?.enabled === true ? credentials : undefined;
+    const secrets = usable?.secrets ?? [];
+    const result = verifySign(query, secrets, this.decoyKey);
+    if (credentials === undefined) return { status: 'refused', reason: 'unknown_device' };
+    if (usable === undefined) return { status: 'refused', reason: 'disabled' };
+    if (result.status !== 'verified') return { status: 'refused', reason: result.status };
+    return { status: 'verified', secret: secrets[result.secret] as string, sign: result, credentials: usable };
+  }
+
+  private profileOf({ profile: name }: DeviceCredentials): Profile {
+    const { profiles, log } = this.options;
+    const profile = profiles.get(name);
+    if (profile !== undefined) return profile;
+    log.warn({ profile: name }, 'profile.unknown');
+    return profiles.get('default') as Profile;
+  }
+
+  private welcome(
+    request: RequestSnapshot,
+    query: RegisterStep2,
+    upgrade: UpgradeHandle<Session>,
+    won: {
+      readonly verified: Extract<Verified, { status: 'verified' }>;
+      readonly profile: Profile;
+      readonly claim: Extract<ClaimResult, { status: 'claimed' }>;
+      readonly session: SessionId;
+      readonly node: Session['node'];
+    },
+  ): void {
+    const { ownership, pubsub, keyspace, metrics, host, log } = this.options;
+    const { code } = query;
+    const { verified, profile, claim, node } = won;
+    const previous = claim.previous;
+    if (previous !== undefined && previous.node !== node) {
+      // A hint (3.3): a lost one is made good when the old node looks at its rows again.
+      void pubsub.publish(keyspace.inbox(previous.node), encodeControlFrame({ type: 'superseded', code, epoch: claim.epoch }));
+    }
+    const session = new Session(host, {
+      code,
+      id: won.session,
+      node,
+      epoch: claim.epoch,
+      profile,
+      tags: verified.credentials.tags,
+      secretFingerprint: fingerprint(verified.secret),
+      keepaliveS: keepaliveTimeoutS(code, profile.keepaliveTimeoutS),
+      address: request.address,
+      acknowledgement: acknowledgement(profile, query, verified),
+    });
+    if (upgrade.accept(session)) {
+      metrics.registrations.inc();
+      log.info({ code, session: session.id, epoch: session.epoch, address: session.address, previous: previous?.node }, 'session.opened');
+      if (session.node !== ownership.node) void ownership.reclaim(session).catch(() => ownership.checkSessions());
+      return;
+    }
+    // The device went away while the claim was under way (H7).
+    void ownership.releaseClaim({ code, node, epoch: claim.epoch, reason: 'closed' });
+  }
+
+  private fail(request: RequestSnapshot, answer: Answer, reason: RejectReason, code: DeviceCode | undefined): void {
+    this.reject(request, reason, code);
+    const delayMs = this.options.failures.record(request.address, code, this.options.clock.monotonicMs());
+    if (delayMs === 0 || this.held.size >= MAX_HELD_ANSWERS) {
+      this.giveChallenge(answer);
+      return;
+    }
+    const timer = setTimeout(() => {
+      this.held.delete(timer);
+      this.giveChallenge(answer);
+    }, delayMs);
+    this.held.add(timer);
+  }
+
+  /** F4: a nonce although the request can never become a WebSocket. */
+  private challenge(request: RequestSnapshot, answer: Answer, reason: RejectReason): void {
+    this.reject(request, reason);
+    this.giveChallenge(answer);
+  }
+
+  private giveChallenge(answer: Answer): void {
+    if (answer.ended) return;
+    const { nonces, clock, randomBytes, challengeShape } = this.options;
+    answer.give(401, JSON_TYPE, challengeBody(challengeShape, nonces.issue(clock.nowMs(), randomBytes)), false);
+  }
+
+  private unavailable(request: RequestSnapshot, answer: Answer, reason: RejectReason, retryAfterS: number): void {
+    this.reject(request, reason);
+    answer.give(503, [['Retry-After', String(retryAfterS)]], '', true);
+  }
+
+  private limit(request: RequestSnapshot, answer: Answer, reason: RejectReason, retryAfterS: number): void {
+    this.reject(request, reason);
+    answer.give(429, [['Retry-After', String(retryAfterS)]], '', true);
+  }
+
+  /** One log line a rejection, bounded per second so that a flood is not also a flood of lines; the metric counts all. */
+  private reject(request: RequestSnapshot, reason: RejectReason, code?: DeviceCode): void {
+    this.options.metrics.registerRejected.inc({ reason });
+    const second = Math.floor(this.options.clock.monotonicMs() / 1_000);
+    if (second !== this.loggedSecond) {
+      this.loggedSecond = second;
+      this.loggedInSecond = 0;
+    }
+    if (this.loggedInSecond++ >= LOGGED_REJECTIONS_PER_SECOND) return;
+    this.options.log.info({ reason, address: request.address, ...(code === undefined ? {} : { code }) }, 'register.rejected');
+  }
+}
+
+function nonceOf(query: RegisterStep2): string {
+  return query.nonce.decoded.toString('latin1');
+}
+
+/** Protocol A1–A6. */
+function acknowledgement(
+  profile: Profile,
+  query: RegisterStep2,
+  verified: Extract<Verified, { status: 'verified' }>,
+): Buffer | undefined {
+  if (profile.registerAck === 'none') return undefined;
+  if (profile.resign === 'none') return registerAckText(query.cnonce, undefined);
+  const resign = profile.resign === 'echo' ? verified.sign.sign : resignFor(verified.sign, verified.secret, query.cnonce);
+  return registerAckText(query.cnonce, resign);
+}

@@ -1,0 +1,303 @@
+/** Puts an edge node together: which part needs which, and in what order they start. Nothing is decided here.
+ *  Start: probes → stores → lease and inbox → device listener. Stop runs backwards; a drain closes the devices first. */
+
+import { randomBytes } from 'node:crypto';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { RedisEventStream, RedisPubSub } from '@lapi-broker/bus';
+import { createProfiles, createSecretVault, RedisDeviceStore } from '@lapi-broker/device';
+import { type ControlMessage, createNonceIssuer } from '@lapi-broker/protocol';
+import {
+  checkMeta,
+  closeConnection,
+  createKeyspace,
+  openConnection,
+  RedisClock,
+  type RedisConnection,
+  ready,
+} from '@lapi-broker/redis';
+import { type NodeLoad, RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
+import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
+import { createMetrics, createProbes, type Log } from '@lapi-broker/telemetry';
+import { Inbox } from './command/inbox.ts';
+import type { EdgeConfig } from './config.ts';
+import { AdmissionBucket } from './device/admission.ts';
+import { Conversation } from './device/conversation.ts';
+import { CredentialCache, fingerprint } from './device/credentials.ts';
+import { FailureLog } from './device/failures.ts';
+import { Handshake } from './device/handshake.ts';
+import { DeviceListener } from './device/listener.ts';
+import type { Session, SessionHost } from './device/session.ts';
+import { SessionTable } from './device/session-table.ts';
+import { Wheel } from './device/wheel.ts';
+import { drainSessions } from './drain.ts';
+import { Outbox } from './event/outbox.ts';
+import { LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES } from './limits.ts';
+import { createEdgeMetrics } from './metrics.ts';
+import { Ownership } from './route/ownership.ts';
+
+/** Registry calls and lease renewals: two of them fit into the deadline of a registration (H12). */
+const STATE_TIMEOUT_MS = 2_000;
+/** Events: the store has until the deadline of V3. */
+const EVENT_TIMEOUT_MS = 5_000;
+const CONNECT_DEADLINE_MS = 15_000;
+const TICK_MS = 50;
+const VERSION = '0.1.0';
+
+export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
+  const clock = systemClock;
+  const monotonicMs = (): number => clock.monotonicMs();
+  const onEvent = (event: string, facts: Record<string, unknown>): void => {
+    if (event === 'redis.error' || event === 'redis.closed') log.warn(facts, event);
+    else log.info(facts, event);
+  };
+
+  const url = config.REDIS_URL;
+  const state = openConnection({ url, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  // Apart from the leases, so that megabytes of pictures never delay a renewal.
+  const eventState = openConnection({ url, commandTimeoutMs: EVENT_TIMEOUT_MS }, 'state', onEvent);
+  const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
+  const redisClock = new RedisClock(monotonicMs);
+  const registry = new RedisOwnerRegistry(state, keyspace, { streamMaxLength: config.LAPI_STREAM_MAX_LENGTH });
+  const directory = new RedisNodeDirectory(state, keyspace);
+  const pubsub = new RedisPubSub({ state, onEvent });
+  const stream = new RedisEventStream({
+    state: eventState,
+    keyspace,
+    maxLength: config.LAPI_STREAM_MAX_LENGTH,
+  });
+
+  const metrics = createMetrics('edge');
+  const counts = createEdgeMetrics(metrics);
+  const sessions = new SessionTable();
+  const wheel = new Wheel<Session>(TICK_MS, clock.monotonicMs());
+  const outbox = new Outbox(stream, counts, monotonicMs);
+  const credentials = new CredentialCache(
+    new RedisDeviceStore(state, keyspace),
+    createSecretVault({
+      current: Buffer.from(config.LAPI_SECRET_KEY, 'base64'),
+      ...(config.LAPI_SECRET_KEY_PREVIOUS === undefined
+        ? {}
+        : { previous: Buffer.from(config.LAPI_SECRET_KEY_PREVIOUS, 'base64') }),
+    }),
+  );
+  const load = loadMeter(sessions);
+  let leaving = false;
+  const draining = (): boolean => leaving;
+
+  const host: SessionHost = {
+    wheel,
+    metrics: counts,
+    livenessFloorMs: config.LAPI_LIVENESS_FLOOR_SECONDS * 1_000,
+    monotonicMs,
+    mayWrite: () => ownership.mayWrite(),
+    sessionEnded: (session, reason) => {
+      sessions.leave(session);
+      counts.sessionClosed.inc({ reason });
+      log.info({ code: session.code, session: session.id, epoch: session.epoch, reason }, 'session.closed');
+      // What somebody else owns is not ours to release; the registry would refuse it (D4).
+      if (reason !== 'superseded' && reason !== 'fenced') void ownership.release(session, reason);
+    },
+  };
+
+  const onControl = (message: ControlMessage): void => {
+    const session = sessions.get(message.code);
+    if (message.type === 'provisioning_changed') {
+      credentials.forget(message.code);
+      if (session !== undefined) void recheck(session).catch((error) => log.warn({ err: error }, 'provisioning.check_failed'));
+      return;
+    }
+    if (session === undefined) return;
+    if (message.type === 'disconnect') session.close(1000, 'disconnected', 'disconnected');
+    else if (message.epoch > session.epoch) session.close(1000, 'superseded', 'superseded');
+  };
+
+  /** After a change of provisioning: tags follow, a revoked, disabled or removed device goes (G7). */
+  const recheck = async (session: Session): Promise<void> => {
+    const fresh = await credentials.read(session.code, clock.monotonicMs());
+    if (!session.isOpen) return;
+    const active = fresh?.enabled === true && fresh.secrets.some((secret) => fingerprint(secret) === session.secretFingerprint);
+    if (!active) session.close(1008, 'revoked', 'revoked');
+    else session.tags = fresh.tags;
+  };
+
+  const inbox = new Inbox({
+    pubsub,
+    keyspace,
+    sessions,
+    redisClock,
+    monotonicMs,
+    draining,
+    onControl,
+    onGap: () => void ownership.checkSessions(),
+    metrics: counts,
+    log,
+  });
+  const ownership: Ownership = new Ownership({
+    nodeName: config.LAPI_NODE_NAME,
+    address: () => config.LAPI_PUBLIC_ADDRESS || `${config.LAPI_DEVICE_HOST}:${listener.port}`,
+    version: VERSION,
+    registry,
+    directory,
+    redisClock,
+    clock,
+    sessions,
+    metrics: counts,
+    log,
+    load: load.read,
+    listenAs: (node) => inbox.listenAs(node),
+  });
+  const handshake = new Handshake({
+    nonces: createNonceIssuer({
+      currentKey: Buffer.from(config.LAPI_NONCE_KEY, 'base64'),
+      ...(config.LAPI_NONCE_KEY_PREVIOUS === undefined
+        ? {}
+        : { previousKey: Buffer.from(config.LAPI_NONCE_KEY_PREVIOUS, 'base64') }),
+      ttlS: config.LAPI_NONCE_TTL_SECONDS,
+    }),
+    nonceTtlMs: config.LAPI_NONCE_TTL_SECONDS * 1_000,
+    randomBytes,
+    random: Math.random,
+    challengeShape: config.LAPI_CHALLENGE_SHAPE,
+    profiles: createProfiles(config.profileOverrides),
+    credentials,
+    admission: new AdmissionBucket(config.LAPI_REGISTRATIONS_PER_SECOND, clock.monotonicMs()),
+    failures: new FailureLog({
+      beforeDelay: config.LAPI_FAILURES_BEFORE_DELAY,
+      beforeRefusal: config.LAPI_FAILURES_BEFORE_REFUSAL,
+      capacity: MAX_REMEMBERED_FAILURES,
+    }),
+    registry,
+    ownership,
+    sessions,
+    maxSessions: config.LAPI_MAX_SESSIONS,
+    host,
+    pubsub,
+    keyspace,
+    redisClock,
+    clock,
+    draining,
+    metrics: counts,
+    log,
+  });
+  const conversation = new Conversation({
+    host,
+    outbox,
+    clock,
+    random: Math.random,
+    subscriptionChanged: (session, view) => {
+      registry
+        .annotate(session.code, session.node, session.epoch, JSON.stringify(view))
+        .catch((error: unknown) => log.debug({ err: error }, 'subscription.not_recorded'));
+    },
+    metrics: counts,
+    log,
+  });
+  const { LAPI_DEVICE_TLS_CERT: certFile, LAPI_DEVICE_TLS_KEY: keyFile } = config;
+  const listener = new DeviceListener({
+    server: {
+      host: config.LAPI_DEVICE_HOST,
+      port: config.LAPI_DEVICE_PORT,
+      maxPlainConnectionsPerAddress: config.LAPI_CONNECTIONS_PER_ADDRESS,
+      ...(certFile !== undefined && keyFile !== undefined ? { tls: { certFile, keyFile } } : {}),
+    },
+    handshake,
+    conversation,
+    sessions,
+    monotonicMs,
+    metrics: counts,
+    log,
+  });
+  const probes = createProbes({
+    host: config.LAPI_PROBE_HOST,
+    port: config.LAPI_PROBE_PORT,
+    live: () => true,
+    ready: () => (leaving ? 'draining' : listener.port === 0 ? 'starting' : ownership.readiness()),
+    metrics,
+  });
+
+  const parts: readonly Part[] = [
+    probes,
+    connectionPart('store', [state, eventState], async () => {
+      await Promise.all([ready(state, CONNECT_DEADLINE_MS), ready(eventState, CONNECT_DEADLINE_MS)]);
+      await checkMeta(state, keyspace);
+    }),
+    { name: 'stream', stop: () => stream.stop() },
+    { name: 'bus', stop: () => pubsub.stop() },
+    { name: 'inbox', stop: () => inbox.stop() },
+    ownership,
+    ticker(() => {
+      const nowMs = clock.monotonicMs();
+      wheel.advance(nowMs, (session, now) => session.look(now));
+      outbox.look(nowMs);
+      counts.sessions.set(sessions.size);
+      counts.unstoredBytes.set(outbox.unstored.bytes);
+    }),
+    load,
+    {
+      name: 'sessions',
+      drain: async (deadlineMs) => {
+        leaving = true;
+        await ownership.announceDrain();
+        await drainSessions(sessions, deadlineMs, clock, Math.random, log);
+      },
+      stop: async () => {
+        leaving = true;
+        for (const session of [...sessions.values()]) session.close(1001, 'node stopping', 'draining');
+        await ownership.settled();
+      },
+    },
+    listener,
+    {
+      name: 'service',
+      start: () => log.info({ node: ownership.node, port: listener.port, probePort: probes.port }, 'service.ready'),
+      drain: () => {
+        leaving = true;
+      },
+    },
+  ];
+  return new Lifecycle(parts, log);
+}
+
+function connectionPart(name: string, connections: readonly RedisConnection[], start: () => Promise<void>): Part {
+  return {
+    name,
+    start,
+    stop: async () => {
+      await Promise.all(connections.map((connection) => closeConnection(connection)));
+    },
+  };
+}
+
+function ticker(tick: () => void): Part {
+  let timer: NodeJS.Timeout | undefined;
+  return {
+    name: 'wheel',
+    start: () => {
+      timer = setInterval(tick, TICK_MS);
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
+/** Event loop delay and session count since the last beat. */
+function loadMeter(sessions: SessionTable): Part & { read(): NodeLoad } {
+  const delay = monitorEventLoopDelay({ resolution: 20 });
+  let last = 0;
+  return {
+    name: 'load',
+    start: () => {
+      delay.enable();
+    },
+    stop: () => {
+      delay.disable();
+    },
+    read: () => {
+      const loopLagMs = Math.round(delay.percentile(99) / 1e4) / 100;
+      delay.reset();
+      const opened = sessions.opened;
+      const registrations = Math.round(((opened - last) * 1_000) / LEASE_BEAT_MS);
+      last = opened;
+      return { sessions: sessions.size, registrations, loopLagMs: Number.isFinite(loopLagMs) ? loopLagMs : 0 };
+    },
+  };
+}

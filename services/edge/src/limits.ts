@@ -1,0 +1,45 @@
+/** Every bound of the edge in one place, with the source of its default. Those an operator may change are in config.ts. */
+
+/** Protocol E3: largest message in both directions, bytes. */
+export const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
+/** Protocol S11: send buffer per session; a device that does not read is closed beyond it, bytes. */
+export const MAX_SEND_BUFFER_BYTES = 32 * 1024 * 1024;
+/** A device with more than this waiting in its send buffer takes no further call (`device_busy`), bytes. */
+export const BUSY_SEND_BUFFER_BYTES = 256 * 1024;
+/** Protocol V4: events received and not yet stored, per session and per node. */
+export const MAX_UNSTORED_BYTES_PER_SESSION = 32 * 1024 * 1024;
+export const MAX_UNSTORED_EVENTS_PER_SESSION = 256;
+export const MAX_UNSTORED_BYTES_PER_NODE = 64 * 1024 * 1024;
+/** Protocol V3: no success answer for an event that the store did not take by then, ms. */
+export const STORE_DEADLINE_MS = 5_000;
+/** Protocol H12: one registration, store look-ups included, ms. */
+export const REGISTRATION_DEADLINE_MS = 5_000;
+/** Registrations whose step 2 is being verified at once; further ones get 503. */
+export const MAX_REGISTRATIONS_IN_PROGRESS = 256;
+/** Protocol 4.4: how long after its expiry a used nonce is remembered, ms. */
+export const NONCE_MEMORY_SLACK_MS = 10_000;
+/** Protocol E16: malformed messages in a row before the session is closed. */
+export const MAX_MALFORMED_IN_A_ROW = 5;
+/** Lease of a node (D2): how often renewed, how long it lives, how old a renewal may be while devices are written to (D8), ms. */
+export const LEASE_BEAT_MS = 2_000;
+export const LEASE_MS = 10_000;
+export const FENCE_AFTER_MS = 7_000;
+/** A renewal that reaches the store later than this after it was sent does not count (D7), ms. */
+export const RENEWAL_NOT_AFTER_MS = 3_000;
+/** Re-claims and re-checks of all sessions run in batches of this size, so that a Redis restart makes no storm. */
+export const RECLAIM_BATCH = 200;
+/** Tokens of a session: messages and bytes per second, with their bursts (reliability limits; two full messages). */
+export const MESSAGES_PER_SECOND = 50;
+export const MESSAGES_BURST = 100;
+export const BYTES_PER_SECOND = 2 * 1024 * 1024;
+export const BYTES_BURST = 32 * 1024 * 1024;
+/** Addresses and codes whose failed registrations are remembered; the oldest are forgotten first. */
+export const MAX_REMEMBERED_FAILURES = 10_000;
+/** Provisioning records cached for the next registration of the same device; a stale one is refused by the claim. */
+export const MAX_CACHED_CREDENTIALS = 20_000;
+export const CREDENTIALS_CACHE_MS = 5 * 60_000;
+/** Command ids remembered to refuse a frame that arrives twice; two generations of this age, ms. */
+export const COMMAND_ID_MEMORY_MS = 60_000;
+export const MAX_REMEMBERED_COMMAND_IDS = 200_000;
+/** Protocol D7: a close frame is sent and the TCP connection ended without waiting for the device. */
+export const MAX_PENDING_RELEASES = 100_000;

@@ -1,0 +1,26 @@
+/** What the edge counts. Labels have few values; a DeviceCode is never one (protocol S14). */
+
+import type { Metrics } from '@lapi-broker/telemetry';
+
+export type EdgeMetrics = ReturnType<typeof createEdgeMetrics>;
+
+export function createEdgeMetrics(metrics: Metrics) {
+  return {
+    sessions: metrics.gauge('lapi_sessions', 'Open device sessions of this node.'),
+    registrations: metrics.counter('lapi_registrations_total', 'Devices that got their 101.'),
+    challenges: metrics.counter('lapi_challenges_total', 'First GETs answered with a nonce.'),
+    registerRejected: metrics.counter('lapi_register_rejected_total', 'Registrations refused, by reason (protocol 2.6).', ['reason']),
+    sessionIdSeen: metrics.counter('lapi_register_session_id_total', 'Registrations that carried a SessionID, which is ignored (protocol 2.5).'),
+    sessionClosed: metrics.counter('lapi_session_closed_total', 'Sessions ended, by reason.', ['reason']),
+    frames: metrics.counter('lapi_device_frames_total', 'Frames from devices, by what they were.', ['type']),
+    lateResponses: metrics.counter('lapi_late_responses_total', 'Responses whose Cseq no call waits for.'),
+    commands: metrics.counter('lapi_edge_commands_total', 'Commands that reached this node, by outcome.', ['outcome']),
+    events: metrics.counter('lapi_edge_events_total', 'Stored notifications, by result.', ['result']),
+    lossyDropped: metrics.counter('lapi_lossy_events_dropped_total', 'Class L notifications dropped under load.'),
+    sendDropped: metrics.counter('lapi_send_dropped_total', 'Frames refused by a full send buffer; the session ends.'),
+    fence: metrics.counter('lapi_fence_total', 'Times this node found its lease lapsed.'),
+    reclaims: metrics.counter('lapi_reclaims_total', 'Sessions re-claimed after a fence, by result.', ['result']),
+    overRate: metrics.counter('lapi_device_over_rate_total', 'Requests of devices refused for their rate.'),
+    unstoredBytes: metrics.gauge('lapi_unstored_event_bytes', 'Bytes received from devices and not yet stored.'),
+  };
+}

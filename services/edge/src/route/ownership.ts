@@ -1,0 +1,294 @@
+/** Keeps this node's lease and the ownership of its sessions: who we are (incarnation), since when it was confirmed, what must be
+ *  claimed again or released.
+ *  - The lease is renewed every 2 s; a lapsed one is never revived: the node becomes a new incarnation, subscribes the inbox of that
+ *    incarnation and re-claims the sessions it still holds, in batches, each by a compare on its epoch (design §4, I3).
+ *  - Store away: sockets stay, the fence ends command writes after 7 s, renewal goes on trying; on return the lease is renewed or the
+ *    node re-claims. Releases that failed are kept, bounded, and repeated.
+ *  - After a gap in the inbox every session is compared with the registry, because a `superseded` may have been lost (3.3).
+ *  joining → held ⇄ overdue → lapsed → joining …, or → left. */
+
+import { randomBytes } from 'node:crypto';
+import type { Clock, Part } from '@lapi-broker/runtime';
+import { type DeviceCode, type Epoch, type NodeId, newNodeId, type SessionId } from '@lapi-broker/protocol';
+import type { RedisClock } from '@lapi-broker/redis';
+import type { NodeDirectory, NodeLoad, OfflineReason, OwnerRegistry } from '@lapi-broker/routing';
+import type { Log } from '@lapi-broker/telemetry';
+import type { Session } from '../device/session.ts';
+import type { SessionTable } from '../device/session-table.ts';
+import { FENCE_AFTER_MS, LEASE_BEAT_MS, LEASE_MS, MAX_PENDING_RELEASES, RECLAIM_BATCH, RENEWAL_NOT_AFTER_MS } from '../limits.ts';
+import type { EdgeMetrics } from '../metrics.ts';
+import { Fence } from './fence.ts';
+
+/** Not ready once the lease is unconfirmed for as long as it lives (3.6). */
+const NOT_READY_AFTER_MS = LEASE_MS;
+
+export interface OwnershipOptions {
+  readonly nodeName: string;
+  readonly address: () => string;
+  readonly version: string;
+  readonly registry: OwnerRegistry;
+  readonly directory: NodeDirectory;
+  readonly redisClock: RedisClock;
+  readonly clock: Clock;
+  readonly sessions: SessionTable;
+  readonly metrics: EdgeMetrics;
+  readonly log: Log;
+  readonly load: () => NodeLoad;
+  /** Moves the inbox to the channel of this incarnation; resolves when the store has confirmed it. */
+  readonly listenAs: (node: NodeId) => Promise<void>;
+}
+
+interface PendingRelease {
+  readonly code: DeviceCode;
+  readonly node: NodeId;
+  readonly epoch: Epoch;
+  readonly reason: OfflineReason;
+}
+
+export class Ownership implements Part {
+  readonly name = 'ownership';
+  private readonly options: OwnershipOptions;
+  private readonly fence = new Fence(FENCE_AFTER_MS);
+  private readonly releases = new Map<string, PendingRelease>();
+  private readonly releasing = new Set<Promise<void>>();
+  private readonly uncertain = new Map<SessionId, DeviceCode>();
+  private readonly startedAtMs: number;
+  private current: NodeId;
+  private phase: 'serving' | 'draining' = 'serving';
+  private state: 'joining' | 'held' | 'lapsed' | 'left' = 'joining';
+  private timer: NodeJS.Timeout | undefined;
+  private beating = false;
+  private checking: Promise<void> | undefined;
+  private checkAgain = false;
+
+  constructor(options: OwnershipOptions) {
+    this.options = options;
+    this.startedAtMs = options.clock.nowMs();
+    this.current = this.nextIncarnation();
+  }
+
+  /** The incarnation under which devices are claimed right now. */
+  get node(): NodeId {
+    return this.current;
+  }
+
+  /** Asked in the tick of every command write (D8). */
+  mayWrite(): boolean {
+    return this.state === 'held' && this.fence.holds(this.options.clock.monotonicMs());
+  }
+
+  /** May devices be claimed under the current incarnation? */
+  get mayClaim(): boolean {
+    return this.mayWrite();
+  }
+
+  /** True, or why this node should get no new devices. */
+  readiness(): true | string {
+    if (this.phase === 'draining') return 'draining';
+    if (this.state !== 'held') return 'lease lapsed';
+    return this.fence.ageMs(this.options.clock.monotonicMs()) < NOT_READY_AFTER_MS ? true : 'lease not confirmed';
+  }
+
+  async start(): Promise<void> {
+    await this.join();
+    this.timer = setInterval(() => void this.beat(), LEASE_BEAT_MS);
+  }
+
+  announceDrain(): Promise<void> {
+    this.phase = 'draining';
+    return this.beat();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.timer);
+    this.timer = undefined;
+    await this.repeatReleases();
+    const wasHeld = this.state === 'held';
+    this.state = 'left';
+    this.fence.lapse();
+    if (wasHeld) await this.options.directory.leave(this.current);
+  }
+
+  /** Ends the ownership of a session; repeated later if the store is away. */
+  release(session: Session, reason: OfflineReason): Promise<void> {
+    return this.releaseClaim({ code: session.code, node: session.node, epoch: session.epoch, reason });
+  }
+
+  /** Ends an ownership whose session never opened (H7). */
+  releaseClaim(release: PendingRelease): Promise<void> {
+    const releasing = this.tryRelease(release).finally(() => this.releasing.delete(releasing));
+    this.releasing.add(releasing);
+    return releasing;
+  }
+
+  /** Resolves when no release is under way any more. */
+  async settled(): Promise<void> {
+    while (this.releasing.size > 0) await Promise.all(this.releasing);
+  }
+
+  private async tryRelease(release: PendingRelease): Promise<void> {
+    try {
+      await this.options.registry.release(release);
+    } catch (error) {
+      this.options.log.warn({ err: error }, 'release.deferred');
+      // A device that flaps while the store is away needs its last release only.
+      if (this.releases.size < MAX_PENDING_RELEASES) this.releases.set(release.code, release);
+    }
+  }
+
+  /** A claim that failed without an answer may have happened: it is looked up, and released, once the store answers again. */
+  claimUncertain(code: DeviceCode, session: SessionId): void {
+    if (this.uncertain.size < MAX_PENDING_RELEASES) this.uncertain.set(session, code);
+  }
+
+  /** Claims a session again under the current incarnation; closes it if somebody else has the device. */
+  async reclaim(session: Session): Promise<void> {
+    const { registry, metrics } = this.options;
+    const to = this.current;
+    if (!session.isOpen || session.node === to) return;
+    const result = await registry.reclaim({
+      code: session.code,
+      from: session.node,
+      epoch: session.epoch,
+      to,
+      session: session.id,
+    });
+    metrics.reclaims.inc({ result: result.status });
+    if (result.status === 'lost') {
+      session.close(1000, 'claimed elsewhere', 'fenced');
+      return;
+    }
+    const gone = !session.isOpen;
+    session.node = to;
+    session.epoch = result.epoch;
+    if (gone) await this.release(session, session.reason ?? 'closed');
+  }
+
+  /** After a gap in the inbox: what was claimed elsewhere is closed, what belongs to an earlier incarnation is claimed again. */
+  checkSessions(): Promise<void> {
+    if (this.checking !== undefined) {
+      this.checkAgain = true;
+      return this.checking;
+    }
+    this.checking = this.checkAll().finally(() => {
+      this.checking = undefined;
+      if (this.checkAgain && this.state === 'held') {
+        this.checkAgain = false;
+        void this.checkSessions();
+      }
+    });
+    return this.checking;
+  }
+
+  private nextIncarnation(): NodeId {
+    const random = randomBytes(3).toString('hex');
+    return newNodeId(this.options.nodeName, this.options.clock.nowMs(), random);
+  }
+
+  private async join(): Promise<void> {
+    const { directory, clock, redisClock, nodeName, address, version } = this.options;
+    const sentMs = clock.monotonicMs();
+    this.state = 'joining';
+    // The inbox first: whoever finds this incarnation in a row must be able to reach it.
+    await this.options.listenAs(this.current);
+    const joined = await directory.join(
+      { node: this.current, address: address(), version, startedAtMs: this.startedAtMs },
+      LEASE_MS,
+    );
+    const receivedMs = clock.monotonicMs();
+    redisClock.observe(joined.redisTimeMs, sentMs, receivedMs);
+    this.state = 'held';
+    this.fence.confirm(sentMs, receivedMs);
+    this.options.log.info({ node: this.current, name: nodeName }, 'lease.taken');
+  }
+
+  private async beat(): Promise<void> {
+    if (this.beating || this.state === 'left') return;
+    this.beating = true;
+    try {
+      if (this.state === 'held') await this.renew();
+      if (this.state === 'lapsed' || this.state === 'joining') await this.rejoin();
+      await this.repeatReleases();
+    } catch (error) {
+      // Store away: the fence does the rest, the next beat tries again.
+      this.options.log.warn({ err: error, state: this.state }, 'lease.not_renewed');
+    } finally {
+      this.beating = false;
+    }
+  }
+
+  private async renew(): Promise<void> {
+    const { directory, clock, redisClock, load } = this.options;
+    const sentMs = clock.monotonicMs();
+    const notAfterMs = redisClock.nowMs() + RENEWAL_NOT_AFTER_MS;
+    const result = await directory.renew(this.current, load(), this.phase, LEASE_MS, notAfterMs);
+    const receivedMs = clock.monotonicMs();
+    if (result.status === 'renewed') {
+      redisClock.observe(result.redisTimeMs, sentMs, receivedMs);
+      this.fence.confirm(sentMs, receivedMs);
+    } else if (result.status === 'lapsed') {
+      this.fence.lapse();
+      this.state = 'lapsed';
+      this.options.metrics.fence.inc();
+      this.options.log.warn({ node: this.current }, 'lease.lapsed');
+    }
+  }
+
+  private async rejoin(): Promise<void> {
+    // Only a lapsed incarnation is replaced; a join that failed half way is repeated as it was.
+    if (this.state === 'lapsed') this.current = this.nextIncarnation();
+    await this.join();
+    await this.checkSessions();
+  }
+
+  private async repeatReleases(): Promise<void> {
+    for (const [key, release] of [...this.releases].slice(0, RECLAIM_BATCH)) {
+      await this.options.registry.release(release);
+      if (this.releases.get(key) === release) this.releases.delete(key);
+    }
+    for (const [session, code] of [...this.uncertain].slice(0, RECLAIM_BATCH)) {
+      const { owner } = await this.options.registry.lookUp(code);
+      this.uncertain.delete(session);
+      if (owner?.session === session && this.options.sessions.get(code)?.id !== session) {
+        await this.releaseClaim({ code, node: owner.node, epoch: owner.epoch, reason: 'closed' });
+      }
+    }
+  }
+
+  private async checkAll(): Promise<void> {
+    const { sessions, log } = this.options;
+    const all = [...sessions.values()];
+    for (let i = 0; i < all.length; i += RECLAIM_BATCH) {
+      const results = await Promise.allSettled(all.slice(i, i + RECLAIM_BATCH).map((session) => this.checkOne(session)));
+      const failed = results.find((result) => result.status === 'rejected');
+      if (failed !== undefined) {
+        // The rest would fail the same way; the gap after the store's return starts this again.
+        this.checkAgain = true;
+        log.warn({ err: failed.reason, checked: i, total: all.length }, 'sessions.check_failed');
+        return;
+      }
+    }
+    if (all.length > 0) log.info({ sessions: all.length }, 'sessions.checked');
+  }
+
+  private async checkOne(session: Session): Promise<void> {
+    if (!session.isOpen) return;
+    if (session.node !== this.current) return this.reclaim(session);
+    const { owner } = await this.options.registry.lookUp(session.code);
+    if (!session.isOpen || session.node !== this.current) return;
+    if (owner === undefined) {
+      // Reaped, or the row was lost with the store's last writes: the same compare as after a fence decides.
+      const result = await this.options.registry.reclaim({
+        code: session.code,
+        from: session.node,
+        epoch: session.epoch,
+        to: this.current,
+        session: session.id,
+      });
+      if (result.status === 'reclaimed') session.epoch = result.epoch;
+      else session.close(1000, 'claimed elsewhere', 'fenced');
+    } else if (owner.epoch > session.epoch) {
+      session.close(1000, 'claimed elsewhere', 'superseded');
+    }
+  }
+}

@@ -1,0 +1,35 @@
+/** The command `npm run fleet`: connects a run to this process's arguments, streams and signals. */
+
+import { type Terminal, runCommand } from './cli/run.ts';
+
+const INTERRUPTED_TWICE = 130;
+
+const args = process.argv.slice(2);
+/** The summary has stdout for itself. */
+const liveStream = args.includes('--json') ? process.stderr : process.stdout;
+
+const terminal: Terminal = {
+  interactive: liveStream.isTTY === true,
+  out: (line) => process.stdout.write(`${line}\n`),
+  error: (line) => process.stderr.write(`${line}\n`),
+  live: (line, transient) => {
+    if (liveStream.isTTY) liveStream.write(`\r\u001b[2K${line.slice(0, liveStream.columns - 1)}${transient ? '' : '\n'}`);
+    else liveStream.write(`${line}\n`);
+  },
+};
+
+const interrupted = new Promise<void>((resolve) => {
+  let asked = false;
+  const ask = () => {
+    if (asked) process.exit(INTERRUPTED_TWICE);
+    asked = true;
+    resolve();
+  };
+  process.on('SIGINT', ask);
+  process.on('SIGTERM', ask);
+  // Whoever read our lines is gone, as in `| head`.
+  process.stdout.on('error', resolve);
+  process.stderr.on('error', resolve);
+});
+
+process.exitCode = await runCommand(args, terminal, interrupted);
