@@ -155,7 +155,8 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
       onLine: (line, from) => {
         const ports = readyPorts(line);
         if (ports !== undefined) onReady(ports);
-        show(line, from);
+        // The fleet reports its progress to stderr; its log file has it.
+        if (name !== 'fleet') show(line, from);
       },
     });
     children.add(child);
@@ -222,13 +223,7 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
   const apiUrl = `http://${reachable(settings.apiHost)}:${settings.apiPort}`;
   const deviceUrls = settings.devicePorts.map((port) => `ws://${reachable(settings.deviceHost)}:${port}`);
   children.nextStep();
-  // The key goes by the environment: arguments can be read by every user of the machine.
-  launch(
-    'fleet',
-    'test/fleet/dist/main.js',
-    ['--devices', String(settings.devices), '--url', deviceUrls.join(','), '--api', apiUrl],
-    { LAPI_API_KEY: apiKey },
-  );
+  launch('fleet', 'test/fleet/dist/main.js', fleetArgs({ devices: settings.devices, deviceUrls, apiUrl, apiKey }), {});
 
   const api = new Api(apiUrl, apiKey, signal);
   const { code, online } = await whileAllLive(firstAnswer(api, settings.devices, signal), children, signal);
@@ -253,6 +248,14 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
     }),
   );
   await whileAllLive(new Promise(() => {}), children, signal);
+}
+
+/** A mixed fleet with an alarm now and then, so that there is something to see. It waits for ever: this script judges when it is too late.
+ *  @param {{ devices: number, deviceUrls: string[], apiUrl: string, apiKey: string }} facts
+ *  @returns {string[]} */
+function fleetArgs({ devices, deviceUrls, apiUrl, apiKey }) {
+  const target = ['--devices', String(devices), '--url', deviceUrls.join(','), '--api', apiUrl, '--key', apiKey];
+  return [...target, '--profile', 'nvr=2,ipc=7,radar=1', '--alarms', '1', '--wait', '0'];
 }
 
 /** An address that a program on this machine can connect to.

@@ -10,7 +10,7 @@ export {
   ZERO_ID,
 } from './event-stream.ts';
 export { MemoryEventStream, type MemoryEventStreamOptions } from './memory/memory-event-stream.ts';
-export { MemoryPubSub } from './memory/memory-pubsub.ts';
+export { type MemoryHub, MemoryPubSub, type MemoryPubSubOptions } from './memory/memory-pubsub.ts';
 export type { PublisherLimits } from './publisher.ts';
 export type { PublishResult, PubSub, PubSubCounts, Subscription } from './pubsub.ts';
 export { RedisEventStream, type RedisEventStreamOptions } from './redis/redis-event-stream.ts';

@@ -40,7 +40,7 @@ export class Publisher {
     waitingBytes: 0,
   };
   readonly #limits: PublisherLimits;
-  readonly #send: (batch: Batch) => void;
+  readonly #send: (batches: readonly Batch[]) => void;
   /** The batch of each channel that still takes frames. */
   readonly #open = new Map<string, Batch>();
   #due: Batch[] = [];
@@ -48,8 +48,8 @@ export class Publisher {
   #stopped: boolean = false;
   readonly #notSent = Promise.resolve(NOT_SENT);
 
-  /** `send` must call `settle` once for each batch, at once or later. */
-  constructor(limits: PublisherLimits, send: (batch: Batch) => void) {
+  /** `send` gets all batches of a tick, in order, and must call `settle` once for each, at once or later. */
+  constructor(limits: PublisherLimits, send: (batches: readonly Batch[]) => void) {
     this.#limits = limits;
     this.#send = send;
   }
@@ -105,6 +105,6 @@ export class Publisher {
     const due = this.#due;
     this.#due = [];
     this.#open.clear();
-    for (const batch of due) this.#send(batch);
+    if (due.length > 0) this.#send(due);
   }
 }

@@ -21,7 +21,7 @@ test('what was sealed opens again, whatever text it is', () => {
   const vault = createSecretVault({ current: key() });
   fc.assert(
     fc.property(fc.string({ unit: 'grapheme' }), (secret) => {
-      expect(vault.open(code, vault.seal(code, secret))).toBe(secret.toWellFormed());
+      expect(vault.open(code, vault.seal(code, secret))).toBe(Buffer.from(secret).toString());
     }),
   );
 });

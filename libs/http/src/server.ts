@@ -268,15 +268,11 @@ function endQuietly(socket: NativeSocket): void {
   }
 }
 
-function secureApp({ certFile, keyFile, caFile }: NonNullable<ServerOptions['tls']>): NativeApp {
+function secureApp({ certFile, keyFile }: NonNullable<ServerOptions['tls']>): NativeApp {
   try {
-    return SSLApp({
-      cert_file_name: certFile,
-      key_file_name: keyFile,
-      ...(caFile === undefined ? {} : { ca_file_name: caFile }),
-    });
+    return SSLApp({ cert_file_name: certFile, key_file_name: keyFile });
   } catch (error) {
-    throw new Error(`TLS files refused: ${[certFile, keyFile, caFile].filter(Boolean).join(', ')}`, { cause: error });
+    throw new Error(`TLS files refused: ${certFile}, ${keyFile}`, { cause: error });
   }
 }
 

@@ -34,7 +34,7 @@ export interface ResponseHandle {
   readBody(
     limitBytes: number,
   ): Promise<{ readonly status: 'read'; readonly body: Buffer } | { readonly status: 'too_large' | 'aborted' }>;
-  /** Starts a response of unknown length (SSE). */
+  /** Starts a response of unknown length (SSE). The head leaves with the first chunk. */
   stream(status: number, headers: HeaderList, options?: StreamOptions): StreamHandle;
 }
 
@@ -65,6 +65,8 @@ export type SendResult = 0 | 1 | 2;
 export interface Socket<Session> {
   readonly session: Session;
   send(message: string | Uint8Array, isBinary: boolean): SendResult;
+  /** Sends a ping frame; the peer's pong arrives at `control`. */
+  ping(): SendResult;
   /** Sends a close frame, then ends. The close callback runs before this returns. */
   end(code: number, reason: string): void;
   /** Drops the TCP connection without a close frame. The close callback runs before this returns. */
@@ -105,8 +107,9 @@ export interface ServerOptions {
   readonly host: string;
   /** 0 = any free port. */
   readonly port: number;
-  /** Certificate and key files for TLS; plain when absent. */
-  readonly tls?: { readonly certFile: string; readonly keyFile: string; readonly caFile?: string };
+  /** Certificate and key files for TLS 1.2 or later; plain when absent. Client certificates are not offered: given a CA, the transport
+   *  checks a certificate that is shown but does not insist on one, which would look like a protection and be none. */
+  readonly tls?: { readonly certFile: string; readonly keyFile: string };
   /** Open connections per address that are not (yet) WebSockets; further ones are closed at once. 0 or absent = no limit.
    *  Addresses in `proxies` are exempt, because they speak for many. */
   readonly maxPlainConnectionsPerAddress?: number;

@@ -42,6 +42,7 @@ declare module 'uWebSockets.js' {
   export interface WebSocket {
     readonly [property: string]: unknown;
     send(message: Bytes, isBinary: boolean): number;
+    ping(message?: Bytes): number;
     end(code: number, reason: string): void;
     close(): void;
     cork(callback: () => void): void;
@@ -87,7 +88,6 @@ declare module 'uWebSockets.js' {
   export interface TlsOptions {
     readonly cert_file_name: string;
     readonly key_file_name: string;
-    readonly ca_file_name?: string;
   }
 
   export function App(): App;

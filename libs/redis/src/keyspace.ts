@@ -9,8 +9,8 @@
  *  lapi:{s07}:device:<code>           hash    for ever; 30 d after claim, release,      edge, command
  *                                             removal (epoch only) reap, provisioning
  *      provisioning: rev profile type tags(JSON) enabled created updated     session: node epoch session since addr vendor kind algo
- *      last session: off offAt        take-over guard: fw fn hu
- *  lapi:{s07}:secret:<code>           hash    with provisioning    command              edge       current next (ciphertext)
+ *      last session: off offAt        take-over guard: fw (times, ms, comma-joined) hu (held until, ms)        removed: gone (its last rev)
+ *  lapi:{s07}:secret:<code>           hash    with provisioning    command              edge       current next (ciphertext) rev (as in the row)
  *  lapi:{s07}:nonce:<nonce>:<code>    string  nonce TTL + 10 s     claim                claim
  *  lapi:{s07}:owned:<node>.<inc>      zset    until empty          claim, release, reap reaper, node filter (a superset of what is owned; score 0)
  *  lapi:{s07}:codes                   zset    for ever             provisioning         listing (score 0, byte order)

@@ -82,7 +82,8 @@ export class Lifecycle {
 
   /** Never rejects. May be called at any time, also while start or drain is under way: what remains of them is skipped. */
   stop(): Promise<void> {
-    this.#stopping ??= this.#stopAll();
+    // A part in the middle of its start may still acquire; give it the time of one stop, then release it like the others.
+    this.#stopping ??= this.#stopAll(this.#state === 'starting' ? this.#starting : undefined);
     return this.#stopping;
   }
 
@@ -96,7 +97,10 @@ export class Lifecycle {
       } catch (error) {
         this.#log.error({ part: part.name, err: error }, 'part.start_failed');
         // When stop() came first it waits for this start, so waiting for it here would be a circle.
-        if (this.#stopping === undefined) await this.stop();
+        if (this.#stopping === undefined) {
+          this.#stopping = this.#stopAll();
+          await this.#stopping;
+        }
         throw error;
       }
       if (this.#stopping !== undefined) throw new Error('stopped while starting');
@@ -121,11 +125,9 @@ export class Lifecycle {
     }
   }
 
-  async #stopAll(): Promise<void> {
-    const wasStarting = this.#state === 'starting';
+  async #stopAll(startInProgress?: Promise<void>): Promise<void> {
     this.#move('stopping');
-    // A part in the middle of its start may still acquire; give it the time of one stop, then release it like the others.
-    if (wasStarting) await within(this.#stopMs, () => this.#starting?.catch(() => undefined));
+    if (startInProgress !== undefined) await within(this.#stopMs, () => startInProgress);
     for (const part of [...this.#touched].reverse()) {
       const stop = part.stop?.bind(part);
       if (stop === undefined) continue;

@@ -1,5 +1,6 @@
 /** PubSub inside one process, for tests and for a broker in one process: the same batches, order, bounds and answers as with Redis.
- *  Every subscriber of a channel gets every frame. Never away, so `onGap` is never called and nothing is `unknown`. */
+ *  Instances that share a hub hear each other, as processes that share a Redis do. Every subscriber of a channel gets every frame.
+ *  Never away, so `onGap` is never called and nothing is `unknown`. */
 
 import { encodeBatch } from '../batch.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
@@ -7,18 +8,28 @@ import { type Batch, Publisher, type PublisherLimits } from '../publisher.ts';
 import type { PublishResult, PubSub, PubSubCounts, Subscription } from '../pubsub.ts';
 import { Receiver } from '../receiver.ts';
 
-interface Subscriber {
-  readonly onFrame: (frame: Buffer) => void;
+/** One listener, taking whole batches. */
+type Listener = (batch: Buffer) => void;
+/** Stands for the store: who listens to which channel. */
+export type MemoryHub = Map<string, Set<Listener>>;
+
+export interface MemoryPubSubOptions {
+  readonly hub?: MemoryHub;
+  readonly limits?: Partial<PublisherLimits>;
+  readonly onListenerFailure?: (error: unknown) => void;
 }
 
 export class MemoryPubSub implements PubSub {
-  readonly #subscribers = new Map<string, Set<Subscriber>>();
+  readonly #hub: MemoryHub;
   readonly #publisher: Publisher;
   readonly #receiver: Receiver;
-  #stopped: boolean = false;
+  readonly #subscriptions = new Set<Subscription>();
 
-  constructor(limits: Partial<PublisherLimits> = {}, onListenerFailure: (error: unknown) => void = () => undefined) {
-    this.#publisher = new Publisher({ ...DEFAULT_LIMITS, ...limits }, (batch) => this.#deliver(batch));
+  constructor({ hub = new Map(), limits = {}, onListenerFailure = () => undefined }: MemoryPubSubOptions = {}) {
+    this.#hub = hub;
+    this.#publisher = new Publisher({ ...DEFAULT_LIMITS, ...limits }, (batches) => {
+      for (const batch of batches) this.#deliver(batch);
+    });
     this.#receiver = new Receiver(onListenerFailure);
   }
 
@@ -31,33 +42,34 @@ export class MemoryPubSub implements PubSub {
   }
 
   subscribe(channel: string, onFrame: (frame: Buffer) => void, _onGap: () => void): Promise<Subscription> {
-    const subscriber: Subscriber = { onFrame };
-    const subscribers = this.#subscribers.get(channel) ?? new Set();
-    this.#subscribers.set(channel, subscribers.add(subscriber));
-    return Promise.resolve({
+    const listener: Listener = (batch) => this.#receiver.receive(batch, onFrame);
+    const listeners = this.#hub.get(channel) ?? new Set();
+    this.#hub.set(channel, listeners.add(listener));
+    const subscription: Subscription = {
       close: () => {
-        subscribers.delete(subscriber);
-        if (subscribers.size === 0 && this.#subscribers.get(channel) === subscribers) this.#subscribers.delete(channel);
+        this.#subscriptions.delete(subscription);
+        listeners.delete(listener);
+        if (listeners.size === 0 && this.#hub.get(channel) === listeners) this.#hub.delete(channel);
         return Promise.resolve();
       },
-    });
+    };
+    this.#subscriptions.add(subscription);
+    return Promise.resolve(subscription);
   }
 
   trustworthy(): boolean {
-    return !this.#stopped && this.#subscribers.size > 0;
+    return this.#subscriptions.size > 0;
   }
 
-  stop(): Promise<void> {
+  async stop(): Promise<void> {
     this.#publisher.stop();
-    this.#stopped = true;
-    this.#subscribers.clear();
-    return Promise.resolve();
+    await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
   }
 
   #deliver(batch: Batch): void {
-    const subscribers = [...(this.#subscribers.get(batch.channel) ?? [])];
-    this.#publisher.settle(batch, { status: 'published', receivers: subscribers.length });
-    // A copy per subscriber: receivers may keep and change what they get.
-    for (const { onFrame } of subscribers) this.#receiver.receive(encodeBatch(batch.frames, batch.bytes), onFrame);
+    const listeners = [...(this.#hub.get(batch.channel) ?? [])];
+    this.#publisher.settle(batch, { status: 'published', receivers: listeners.length });
+    // A copy per listener: receivers may keep and change what they get.
+    for (const listener of listeners) listener(encodeBatch(batch.frames, batch.bytes));
   }
 }

@@ -149,9 +149,9 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
       expect([...((await store.credentials(code))?.secrets.next ?? [])]).toEqual([...NEXT]);
       expect((await store.get(code))?.hasNextSecret).toBe(true);
       await store.put(code, { secret: NEXT, nextSecret: null });
-      const { secrets } = (await store.credentials(code)) ?? {};
-      expect([...(secrets?.current ?? [])]).toEqual([...NEXT]);
-      expect(secrets?.next).toBeUndefined();
+      const promoted = await store.credentials(code);
+      expect([...(promoted?.secrets.current ?? [])]).toEqual([...NEXT]);
+      expect(promoted?.secrets.next).toBeUndefined();
       expect((await store.get(code))?.hasNextSecret).toBe(false);
     });
 

@@ -184,7 +184,7 @@ function sessionOf(values: Values): Pick<DeviceRow, 'owner' | 'vendor' | 'device
     vendor: vendor ?? '',
     deviceType: deviceType ?? '',
     address: address ?? '',
-    lastOffline: reason ? { reason, atMs: Number(offlineAt) } : undefined,
+    lastOffline: typeof reason === 'string' ? { reason, atMs: Number(offlineAt) } : undefined,
   };
 }
 

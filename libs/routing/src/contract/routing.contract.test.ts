@@ -1,10 +1,19 @@
 /** Runs the contract suites of this package in memory, on one Redis and on a Redis Cluster of three masters. */
 
 import { startRedis, startRedisCluster } from '@lapi-broker/fixture';
-import { type DeviceCode, fromStreamFields } from '@lapi-broker/protocol';
-import { closeConnection, createKeyspace, openConnection, type RedisConnection, ready } from '@lapi-broker/redis';
+import { type DeviceCode, type Epoch, fromStreamFields, type NodeId, type SessionId } from '@lapi-broker/protocol';
+import {
+  closeConnection,
+  createKeyspace,
+  isCluster,
+  type NodeConnection,
+  openConnection,
+  type RedisConnection,
+  ready,
+} from '@lapi-broker/redis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { MemoryNodeDirectory } from '../memory/node-directory.ts';
+import type { ClaimRequest } from '../owner-registry.ts';
 import { RedisNodeDirectory } from '../redis/node-directory.ts';
 import { RedisOwnerRegistry } from '../redis/owner-registry.ts';
 import { nodeDirectoryContract } from './node-directory.ts';
@@ -93,30 +102,92 @@ describe.each([
     ]);
   });
 
+  test('a full Redis refuses new claims and still takes renewals, releases, reclaims and the reaper (D12)', async () => {
+    const keyspace = createKeyspace(`test${++prefixes}`);
+    const registry = new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 1000 });
+    const directory = new RedisNodeDirectory(connection, keyspace);
+    const [node, next] = ['edge.1', 'edge.2'] as NodeId[] as [NodeId, NodeId];
+    const [released, reclaimed, reaped, refused] = ['a', 'b', 'c', 'd'] as DeviceCode[] as [
+      DeviceCode,
+      DeviceCode,
+      DeviceCode,
+      DeviceCode,
+    ];
+    for (const code of [released, reclaimed, reaped, refused])
+      await connection.hset(keyspace.device(code), { rev: 1, enabled: '1' });
+    const epochs = new Map<DeviceCode, Epoch>();
+    for (const code of [released, reclaimed, reaped]) {
+      const result = await registry.claim(claimOf(code, node));
+      if (result.status === 'claimed') epochs.set(code, result.epoch);
+    }
+    await directory.join({ node, address: '', version: '', startedAtMs: 0 }, 60_000);
+    await setMaxMemory(connection, 1);
+    try {
+      await expect(registry.claim(claimOf(refused, node))).rejects.toMatchObject({ code: 'broker_unavailable' });
+      const load = { sessions: 3, registrations: 0, loopLagMs: 0 };
+      expect(await directory.renew(node, load, 'serving', 60_000, 8.64e15)).toMatchObject({ status: 'renewed' });
+      const ending = { code: released, node, epoch: epochs.get(released) as Epoch, reason: 'closed' } as const;
+      expect(await registry.release(ending)).toEqual({ status: 'released' });
+      const going = {
+        code: reclaimed,
+        from: node,
+        to: next,
+        epoch: epochs.get(reclaimed) as Epoch,
+        session: 's' as SessionId,
+      };
+      expect(await registry.reclaim(going)).toMatchObject({ status: 'reclaimed' });
+      expect(await registry.reap(node, 10)).toEqual({ offline: 1, done: true });
+      await directory.leave(node);
+    } finally {
+      await setMaxMemory(connection, 0);
+    }
+  });
+
+  test('a row with damaged tags is claimed and released all the same, its events without tags', async () => {
+    const keyspace = createKeyspace(`test${++prefixes}`, 1);
+    const registry = new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 1000 });
+    const [code, node] = ['DEVICE-1' as DeviceCode, 'edge.1' as NodeId];
+    await connection.hset(keyspace.device(code), { rev: 1, enabled: '1', tags: '[{"no": "list of words"}' });
+    const result = await registry.claim(claimOf(code, node));
+    if (result.status !== 'claimed') throw new Error(`expected a claim, got ${result.status}`);
+    await connection.hset(keyspace.device(code), { tags: '[true, null]' });
+    expect(await registry.release({ code, node, epoch: result.epoch, reason: 'closed' })).toEqual({
+      status: 'released',
+    });
+    const entries = await connection.xrangeBuffer(keyspace.events(0), '-', '+');
+    expect(entries.map(([, fields]) => fromStreamFields(fields)).map(({ kind, tags }) => [kind, tags])).toEqual([
+      ['presence.online', []],
+      ['presence.offline', []],
+    ]);
+  });
+
   test('the event stream keeps about its length, whatever the registry adds', async () => {
     const keyspace = createKeyspace(`test${++prefixes}`, 1);
     const registry = new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 10 });
-    const code = 'DEVICE-1' as DeviceCode;
+    const [code, node] = ['DEVICE-1' as DeviceCode, 'edge.1' as NodeId];
     await connection.hset(keyspace.device(code), { rev: 1, enabled: '1' });
     for (let i = 0; i < 300; i++) {
-      const node = 'edge.1' as Parameters<typeof registry.release>[0]['node'];
-      const result = await registry.claim({
-        code,
-        node,
-        session: `s${i}` as Parameters<typeof registry.claim>[0]['session'],
-        facts: { vendor: '', deviceType: '', algorithm: '', address: '' },
-        nonce: `n${i}`,
-        nonceTtlMs: 1000,
-        revision: 1,
-        notAfterMs: 8.64e15,
-      });
+      const result = await registry.claim(claimOf(code, node, `n${i}`));
       if (result.status === 'claimed') await registry.release({ code, node, epoch: result.epoch, reason: 'closed' });
     }
     expect(await connection.xlen(keyspace.events(0))).toBeLessThan(220);
   });
 });
 
+function claimOf(code: DeviceCode, node: NodeId, nonce = 'n'): ClaimRequest {
+  const facts = { vendor: '', deviceType: '', algorithm: '', address: '' };
+  const session = `session-${nonce}` as SessionId;
+  return { code, node, session, facts, nonce, nonceTtlMs: 1000, revision: 1, notAfterMs: 8.64e15 };
+}
+
+function mastersOf(connection: RedisConnection): readonly NodeConnection[] {
+  return isCluster(connection) ? connection.nodes('master') : [connection];
+}
+
+async function setMaxMemory(connection: RedisConnection, bytes: number): Promise<void> {
+  await Promise.all(mastersOf(connection).map((master) => master.config('SET', 'maxmemory', bytes)));
+}
+
 async function timeOf(connection: RedisConnection): Promise<readonly (string | number)[]> {
-  const [server = connection] = 'nodes' in connection ? connection.nodes('master') : [];
-  return await server.time();
+  return (await mastersOf(connection)[0]?.time()) ?? [];
 }

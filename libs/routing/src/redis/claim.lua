@@ -24,10 +24,10 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
+-- A damaged row costs the event its tags, never the change itself.
 local function joinedTags(json)
-  if not json then return '' end
-  local parsed, tags = pcall(cjson.decode, json)
-  return parsed and type(tags) == 'table' and table.concat(tags, ',') or ''
+  local parsed, tags = pcall(function() return table.concat(cjson.decode(json or '[]'), ',') end)
+  return parsed and tags or ''
 end
 
 local time = redis.call('TIME')
@@ -41,6 +41,11 @@ local oldEpoch, oldNode, oldSession, oldSince = row[3], row[4], row[5] or '', ro
 local takeOvers, heldUntilMs = row[8] or '', tonumber(row[9] or '0')
 if row[1] ~= revision or row[2] ~= '1' then return { 'STALE' } end
 if redis.call('EXISTS', nonceKey) == 1 then return { 'REPLAYED' } end
+
+local last = tonumber(oldEpoch or '0')
+local epoch = math.max(last + 1, nowUs)
+-- Above 2^53 adding 1 changes nothing, and two ownerships would share an epoch (I1).
+if epoch <= last then return redis.error_reply('EPOCH no higher epoch left for ' .. code) end
 
 if oldNode then
   if nowMs < heldUntilMs then return { 'HELD', integer(heldUntilMs - nowMs) } end
@@ -57,11 +62,6 @@ if oldNode then
   redis.call('HSET', deviceKey, 'fw', table.concat(recent, ','))
   redis.call('HDEL', deviceKey, 'hu')
 end
-
-local last = tonumber(oldEpoch or '0')
-local epoch = math.max(last + 1, nowUs)
--- Above 2^53 adding 1 changes nothing, and two ownerships would share an epoch (I1).
-if epoch <= last then return redis.error_reply('EPOCH no higher epoch left for ' .. code) end
 
 redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs)
 redis.call('HSET', deviceKey, 'node', node, 'epoch', integer(epoch), 'session', session, 'since', integer(nowMs),

@@ -1,7 +1,7 @@
 /** OwnerRegistry on Redis: each change is one Lua script on the shard of the device (claim, release, reclaim, reap), which decides, writes
  *  the row and appends the presence events (I1–I3, protocol D5). Time is Redis TIME throughout, never the clock of this process.
  *  Redis away: every method rejects with `broker_unavailable`, and the script may have run all the same; what that means per method stands
- *  at the port. Replication is not waited for here: who needs WAIT for a claim issues it on the same connection. */
+ *  at the port. Replication is not waited for: a failover may forget a claim, and the clock in the epoch keeps the next one above it (I2). */
 
 import { BrokerError, type DeviceCode, type Epoch, type NodeId, type SessionId } from '@lapi-broker/protocol';
 import { createScript, guarded, type Keyspace, type RedisConnection, type Script } from '@lapi-broker/redis';

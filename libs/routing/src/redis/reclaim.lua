@@ -17,10 +17,10 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
+-- A damaged row costs the event its tags, never the change itself.
 local function joinedTags(json)
-  if not json then return '' end
-  local parsed, tags = pcall(cjson.decode, json)
-  return parsed and type(tags) == 'table' and table.concat(tags, ',') or ''
+  local parsed, tags = pcall(function() return table.concat(cjson.decode(json or '[]'), ',') end)
+  return parsed and tags or ''
 end
 
 local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'rev', 'enabled', 'tags', 'addr')

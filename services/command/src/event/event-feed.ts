@@ -90,9 +90,10 @@ export class EventFeed implements Part {
   }
 
   /** Adds a subscriber in this tick: everything after `start` that passes the filter goes to the sink until either side closes. The sink is
-   *  first called after this tick. Undefined when the feed is not open (any more): `open` again. */
-  join(filter: EventFilter, start: StartPoint, sink: EventSink): Subscription | undefined {
-    if (this.#state !== 'serving' || !this.#tail.isOpen) return undefined;
+   *  first called after this tick. Throws `broker_unavailable` when the feed is not open (any more). */
+  join(filter: EventFilter, start: StartPoint, sink: EventSink): Subscription {
+    this.#refuseUnlessServing();
+    if (!this.#tail.isOpen) throw new BrokerError('broker_unavailable', 'the event feed is not open');
     const subscriber = new Subscriber(this.#commons, filter, this.#useSet(filter), sink, start);
     this.#subscribers.add(subscriber);
     this.#index.add(subscriber);

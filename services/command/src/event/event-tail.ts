@@ -145,9 +145,17 @@ export class EventTail {
     this.#generation += 1;
     const generation = this.#generation;
     const from = new Map<number, EntryId>(this.#tails.map((tail, shard) => [shard, formatPosition(tail.position)]));
-    this.#follower = await this.#stream.tail(from, (shard, entries) => {
-      if (generation === this.#generation) this.#onEntries(shard, entries);
-    });
+    this.#follower = await this.#stream.tail(
+      from,
+      (shard, entries) => {
+        if (generation === this.#generation) this.#onEntries(shard, entries);
+      },
+      // The follower itself would go on with what it has not called back yet. That is not enough here: subscribers that are behind have
+      // not seen the rest either. So it is opened anew, further back.
+      (shard, to) => {
+        if (generation === this.#generation) this.#rewind(shard, this.#of(shard), parsePosition(to));
+      },
+    );
   }
 
   async #closeFollower(): Promise<void> {

@@ -58,6 +58,7 @@ export const API_HEADERS: readonly string[] = [
 export interface ApiObserver {
   answered(route: string, status: number): void;
   newRequestId(): string;
+  leaving(): boolean;
   defect(error: unknown, requestId: string, route: string): void;
 }
 
@@ -66,6 +67,7 @@ export function registerApi(server: ServerBuilder, broker: Broker, observer: Api
     label,
     count: (route, status) => observer.answered(route, status),
     newRequestId: () => observer.newRequestId(),
+    leaving: () => observer.leaving(),
     onDefect: (error, requestId, route) => observer.defect(error, requestId, route),
   });
   for (const { method, path, operation } of ROUTES) server.route(method, path, serve(operation, exchangeRoute(path), broker));
@@ -124,9 +126,8 @@ async function run(operation: Operation, exchange: Exchange, broker: Broker): Pr
   if (caller?.status === 'refused') return exchange.refuse(caller);
   if (caller !== undefined && scope !== undefined && !allows(caller, scope)) return exchange.refuse(missingScope(scope));
   const read = await reading;
-  if (read?.status === 'aborted') return undefined;
-  if (read?.status === 'too_large') {
-    return exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
+  if (read === undefined || read.status === 'read') {
+    return exchange.answer(await operation.run({ caller, bytes: read?.body ?? NOTHING, exchange }, broker));
   }
-  exchange.answer(await operation.run({ caller, bytes: read?.body ?? NOTHING, exchange }, broker));
+  if (read.status === 'too_large') exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
 }

@@ -11,7 +11,7 @@ export function encodeListCursor(after: DeviceCode): string {
 /** Undefined for anything that this file did not make. */
 export function decodeListCursor(text: string): DeviceCode | undefined {
   if (text.length > 100 || !/^[A-Za-z0-9_-]+$/.test(text)) return undefined;
-  const plain = Buffer.from(text, 'base64url').latin1Slice();
+  const plain = Buffer.from(text, 'base64url').toString('latin1');
   const code = plain.slice(1);
   // Base64 has several spellings of one value; only ours is a cursor.
   return plain[0] === VERSION && isDeviceCode(code) && encodeListCursor(code) === text ? code : undefined;

@@ -13,9 +13,12 @@ export interface ExchangeRoute {
   readonly label: string;
   count(route: string, status: number): void;
   newRequestId(): string;
+  /** True while the process leaves: answers then end their connection, so that its client goes to another process. */
+  leaving(): boolean;
   onDefect(error: unknown, requestId: string, route: string): void;
 }
 
+const CLOSE = { close: true };
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,64}$/;
 
 export class Exchange {
@@ -51,7 +54,7 @@ export class Exchange {
     const all: (readonly [string, string])[] = [['X-Request-Id', this.requestId]];
     if (contentType !== '') all.push(['Content-Type', contentType]);
     for (const header of headers) all.push(header);
-    this.response.send(status, all, bytes, close ? { close } : undefined);
+    this.response.send(status, all, bytes, close || this.#route.leaving() ? CLOSE : undefined);
   }
 
   answer(answer: Answer): void {
@@ -76,7 +79,8 @@ export class Exchange {
       requestId: this.requestId,
     });
     this.#route.count(this.#route.label, status);
-    this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, close ? { close } : undefined);
+    const ending = close || this.#route.leaving() ? CLOSE : undefined;
+    this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, ending);
   }
 
   /** Closes the connection when a body may still be on its way: nobody is going to read it. */

@@ -164,7 +164,7 @@ export function decodeJson(bytes: Buffer): Decoded {
   if (bytes.length === 0) return { status: 'ok', value: undefined };
   const fault = jsonFault(bytes);
   if (fault !== undefined) return { status: 'bad', fault: { path: 'body', problem: fault } };
-  return { status: 'ok', value: JSON.parse(bytes.utf8Slice()) };
+  return { status: 'ok', value: JSON.parse(bytes.toString()) };
 }
 
 /** Null-prototype, because names come from outside. A parameter given twice is a fault, not a choice. */

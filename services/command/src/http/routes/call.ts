@@ -5,7 +5,7 @@
 import { BrokerError, type DeviceCode, isDeviceCode, isLapiMethod, LAPI_METHODS, httpStatusOf, MemberNames, scanJson } from '@lapi-broker/protocol';
 import { nanoid } from 'nanoid';
 import { allows, type Caller, missingScope } from '../../access/access.ts';
-import type { CommandEnd, CommandError } from '../../dispatch/dispatch.ts';
+import type { CommandEnd, CommandError, DirectCommand } from '../../dispatch/dispatch.ts';
 import { LIMITS } from '../../limits.ts';
 import type { Broker } from '../broker.ts';
 import type { Exchange } from '../exchange.ts';
@@ -13,10 +13,12 @@ import { type Answer, type Decoded, decodeJson, faultsOf, invalid, jsonFault, op
 import type { Fault } from '../problem.ts';
 import { CallHeaders, CommandOutcome, CommandRequest, DeviceAnswer, DevicePath } from '../schema.ts';
 
+type Times = Pick<DirectCommand, 'timeoutMs' | 'connectTimeoutMs'>;
+
 const PREFIX = '/v1/devices/';
 const NOTHING = Buffer.alloc(0);
 const JSON_TYPE = 'application/json';
-const DEFAULT_TIMES = { timeoutMs: LIMITS.timeoutMs.default, connectTimeoutMs: LIMITS.connectTimeoutMs.default };
+const DEFAULT_TIMES: Times = { timeoutMs: LIMITS.timeoutMs.default, connectTimeoutMs: LIMITS.connectTimeoutMs.default };
 
 const OUTCOMES = {
   200: { description: 'The device answered success.', schema: DeviceAnswer, contentType: JSON_TYPE },
@@ -67,9 +69,8 @@ export const passThrough: RawOperation = {
         const who = await caller;
         if (who.status === 'refused') return exchange.refuse(who);
         const read = await reading;
-        if (read?.status === 'aborted') return undefined;
-        if (read?.status === 'too_large') return tooLarge(exchange, broker.directBodyBytes);
-        return pass(exchange, who, read?.body ?? NOTHING, broker);
+        if (read === undefined || read.status === 'read') return pass(exchange, who, read?.body ?? NOTHING, broker);
+        return read.status === 'too_large' ? tooLarge(exchange, broker.directBodyBytes) : undefined;
       } catch (error) {
         return exchange.failed(error);
       }
@@ -117,7 +118,7 @@ function answerPass(exchange: Exchange, end: CommandEnd): void {
   exchange.problem(end.error, end.detail, { command: { written: end.written } });
 }
 
-function timesOf(exchange: Exchange, faults: Fault[]): typeof DEFAULT_TIMES {
+function timesOf(exchange: Exchange, faults: Fault[]): Times {
   const { request } = exchange;
   const timeout = request.header('x-lapi-timeout');
   const connect = request.header('x-lapi-connect-timeout');
@@ -138,7 +139,7 @@ function refuseIdempotencyKey(exchange: Exchange, faults: Fault[]): void {
   faults.push({ path: 'header.Idempotency-Key', problem: 'not supported for direct calls; leave it out' });
 }
 
-function judgePath(url: string, caller: Caller, broker: Broker): Answer | undefined {
+export function judgePath(url: string, caller: Caller, broker: Broker): Answer | undefined {
   const verdict = broker.policy.judge(url);
   switch (verdict.status) {
     case 'open':
@@ -174,7 +175,7 @@ export function withSource(object: Uint8Array): Buffer {
 }
 
 /** Ends that are not the device's own, as states of a command (reliability §4). */
-const STATES: Record<CommandError, 'failed' | 'expired' | 'timed_out' | 'unknown'> = {
+export const STATES: Record<CommandError, 'failed' | 'expired' | 'timed_out' | 'unknown'> = {
   device_unknown: 'failed',
   rate_limited: 'failed',
   device_offline: 'failed',

@@ -1,0 +1,153 @@
+/** What every PubSub promises, whatever carries it. */
+
+import { waitFor } from '@lapi-broker/fixture';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { PublisherLimits } from '../publisher.ts';
+import type { PubSub, PubSubCounts } from '../pubsub.ts';
+
+export type StoppablePubSub = PubSub & { readonly counts: PubSubCounts; stop(): Promise<void> };
+
+export interface PubSubUnderTest {
+  /** A PubSub on the same channels as all others from here. */
+  open(limits?: Partial<PublisherLimits>): StoppablePubSub;
+  close(): Promise<void>;
+}
+
+const ignore = (): void => undefined;
+const ARRIVAL = { deadlineMs: 5000, what: 'all frames' };
+
+export function pubSubContract(name: string, openSubject: () => Promise<PubSubUnderTest>): void {
+  describe(`PubSub: ${name}`, () => {
+    let subject: PubSubUnderTest;
+    let channels = 0;
+    const newChannel = (): string => `contract:${++channels}`;
+    const opened: StoppablePubSub[] = [];
+    const open = (limits?: Partial<PublisherLimits>): StoppablePubSub => {
+      const pubsub = subject.open(limits);
+      opened.push(pubsub);
+      return pubsub;
+    };
+    beforeAll(async () => {
+      subject = await openSubject();
+    });
+    afterAll(async () => {
+      await Promise.all(opened.map((pubsub) => pubsub.stop()));
+      await subject.close();
+    });
+
+    test('a frame arrives byte by byte as it was, counted once', async () => {
+      const pubsub = open();
+      const channel = newChannel();
+      const frames: Buffer[] = [];
+      await pubsub.subscribe(channel, (frame) => frames.push(frame), ignore);
+      const sent = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
+      expect(await pubsub.publish(channel, sent)).toEqual({ status: 'published', receivers: 1 });
+      await waitFor(() => frames.length === 1, ARRIVAL);
+      expect(frames[0]).toEqual(sent);
+    });
+
+    test('a publication to nobody answers 0 receivers: nothing was sent', async () => {
+      const pubsub = open();
+      expect(await pubsub.publish(newChannel(), Buffer.from('x'))).toEqual({ status: 'published', receivers: 0 });
+    });
+
+    test('10,000 frames arrive once each, in order, over many batches', async () => {
+      const pubsub = open();
+      const channel = newChannel();
+      const numbers: number[] = [];
+      await pubsub.subscribe(channel, (frame) => numbers.push(frame.readUInt32BE(0)), ignore);
+      const results = new Set<Promise<unknown>>();
+      for (let i = 0; i < 10_000; i++) {
+        const frame = Buffer.alloc(4 + (i % 700));
+        frame.writeUInt32BE(i, 0);
+        results.add(pubsub.publish(channel, frame));
+        if (i % 97 === 0) await new Promise(setImmediate);
+      }
+      for (const result of await Promise.all(results)) expect(result).toEqual({ status: 'published', receivers: 1 });
+      await waitFor(() => numbers.length === 10_000, ARRIVAL);
+      expect(numbers).toEqual(Array.from({ length: 10_000 }, (_, i) => i));
+    });
+
+    test('frames of one tick leave as one publication per channel', async () => {
+      const pubsub = open();
+      const [a, b] = [newChannel(), newChannel()];
+      const results = Array.from({ length: 100 }, (_, i) => pubsub.publish(i % 2 === 0 ? a : b, Buffer.alloc(10)));
+      await Promise.all(results);
+      expect(pubsub.counts).toMatchObject({ publishedBatches: 2, publishedFrames: 100, waitingBytes: 0 });
+      expect(new Set(results).size).toBe(2);
+    });
+
+    test('frames larger than a batch and empty frames keep their place', async () => {
+      const pubsub = open({ maxBatchBytes: 1000 });
+      const channel = newChannel();
+      const sizes: number[] = [];
+      await pubsub.subscribe(channel, (frame) => sizes.push(frame.length), ignore);
+      const wanted = [0, 400, 400, 400, 2_000_000, 0, 1, 999, 3];
+      for (const size of wanted) void pubsub.publish(channel, Buffer.alloc(size, 7));
+      await waitFor(() => sizes.length === wanted.length, ARRIVAL);
+      expect(sizes).toEqual(wanted);
+    });
+
+    test('every subscriber of a channel gets every frame, and each is counted', async () => {
+      const [a, b] = [open(), open()];
+      const channel = newChannel();
+      const got: string[] = [];
+      await a.subscribe(channel, () => got.push('a'), ignore);
+      await b.subscribe(channel, () => got.push('b'), ignore);
+      expect(await a.publish(channel, Buffer.from('x'))).toEqual({ status: 'published', receivers: 2 });
+      await waitFor(() => got.length === 2, ARRIVAL);
+      expect(got).toHaveLength(2);
+      expect(new Set(got)).toEqual(new Set(['a', 'b']));
+    });
+
+    test('a closed subscription hears nothing more and is not counted', async () => {
+      const pubsub = open();
+      const channel = newChannel();
+      let frames = 0;
+      const subscription = await pubsub.subscribe(channel, () => frames++, ignore);
+      await subscription.close();
+      await subscription.close();
+      expect(await pubsub.publish(channel, Buffer.from('x'))).toEqual({ status: 'published', receivers: 0 });
+      expect(frames).toBe(0);
+    });
+
+    test('beyond the bound on waiting bytes a frame is not sent, and none before it is lost', async () => {
+      const pubsub = open({ maxWaitingBytes: 5 * (4 + 100) });
+      const channel = newChannel();
+      let frames = 0;
+      await pubsub.subscribe(channel, () => frames++, ignore);
+      const results = await Promise.all(Array.from({ length: 6 }, () => pubsub.publish(channel, Buffer.alloc(100))));
+      expect(results.map(({ status }) => status)).toEqual([
+        ...Array.from({ length: 5 }, () => 'published'),
+        'not_sent',
+      ]);
+      await waitFor(() => frames === 5, ARRIVAL);
+      expect(await pubsub.publish(channel, Buffer.alloc(100))).toMatchObject({ status: 'published' });
+    });
+
+    test('a listener that throws costs its own frame only', async () => {
+      const pubsub = open();
+      const channel = newChannel();
+      const heard: string[] = [];
+      const listener = (frame: Buffer): void => {
+        heard.push(frame.toString());
+        if (frame.toString() === 'bad') throw new Error('listener');
+      };
+      await pubsub.subscribe(channel, listener, ignore);
+      for (const text of ['one', 'bad', 'two']) void pubsub.publish(channel, Buffer.from(text));
+      await waitFor(() => heard.length === 3, ARRIVAL);
+      expect(heard).toEqual(['one', 'bad', 'two']);
+      expect(pubsub.counts.failedFrames).toBe(1);
+    });
+
+    test('it is trustworthy from the confirmed subscription on, not before and not after stop', async () => {
+      const pubsub = open();
+      expect(pubsub.trustworthy()).toBe(false);
+      await pubsub.subscribe(newChannel(), ignore, ignore);
+      expect(pubsub.trustworthy()).toBe(true);
+      await pubsub.stop();
+      expect(pubsub.trustworthy()).toBe(false);
+      expect(await pubsub.publish(newChannel(), Buffer.from('x'))).toEqual({ status: 'not_sent' });
+    });
+  });
+}

@@ -1,0 +1,213 @@
+/** Puts a command process together: which part needs which, and in what order they start. Nothing is decided here.
+ *  Start: probes → store → time, directory, reply channel → event feed → API listener. Stop runs backwards; a drain stops listening, then
+ *  waits for the calls in progress.
+ *  Redis has to be there at the start (the shard count is checked before anything else); when it goes away later the process stays, is
+ *  not ready, and answers `broker_unavailable`. */
+
+import { RedisEventStream, RedisPubSub } from '@lapi-broker/bus';
+import { createProfiles, createSecretVault, RedisDeviceStore } from '@lapi-broker/device';
+import { createServer, type Server } from '@lapi-broker/http';
+import type { InstanceId } from '@lapi-broker/protocol';
+import { checkMeta, closeConnection, createKeyspace, openConnection, RedisClock, ready } from '@lapi-broker/redis';
+import { RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
+import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
+import { createMetrics, createProbes, type Log } from '@lapi-broker/telemetry';
+import { customAlphabet } from 'nanoid';
+import { Access } from './access/access.ts';
+import { RedisApiKeyStore, storeBootstrapKey } from './access/api-key.ts';
+import { PathPolicy } from './access/policy.ts';
+import { RateLimit } from './access/rate-limit.ts';
+import type { CommandConfig } from './config.ts';
+import { Dispatch } from './dispatch/dispatch.ts';
+import { OwnerCache } from './dispatch/owner-cache.ts';
+import { StoreTimeKeeper } from './dispatch/store-time.ts';
+import { EventFeed } from './event/event-feed.ts';
+import { API_HEADERS, ROUTES, registerApi } from './http/api.ts';
+import type { Broker } from './http/broker.ts';
+import { renderDocsPage } from './http/docs-page.ts';
+import { createOpenApi } from './http/openapi.ts';
+import { LIMITS } from './limits.ts';
+import { createCommandMetrics } from './metrics.ts';
+import { NodeWatch } from './node/node-watch.ts';
+import { createReapLock, Reaper } from './node/reaper.ts';
+
+export const VERSION = '0.1.0';
+
+/** Look-ups and listings. */
+const STATE_TIMEOUT_MS = 2_000;
+const CONNECT_DEADLINE_MS = 15_000;
+
+export interface CommandService {
+  readonly lifecycle: Lifecycle;
+  /** Both are known once the lifecycle has started. */
+  ports(): { readonly api: number; readonly probe: number };
+}
+
+export function createCommandService(config: CommandConfig, log: Log): CommandService {
+  const clock = systemClock;
+  const monotonicMs = (): number => clock.monotonicMs();
+  const onEvent = (event: string, facts: Record<string, unknown>): void => {
+    if (event === 'redis.ready') log.info(facts, event);
+    else log.warn(facts, event);
+  };
+
+  const instance = `c${customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 15)()}` as InstanceId;
+  const state = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
+  const streamMaxLength = config.LAPI_STREAM_MAX_LENGTH;
+  const pubsub = new RedisPubSub({ state, onEvent });
+  const stream = new RedisEventStream({ state, keyspace, maxLength: streamMaxLength, onEvent });
+  const registry = new RedisOwnerRegistry(state, keyspace, { streamMaxLength });
+  const directory = new RedisNodeDirectory(state, keyspace);
+  const devices = new RedisDeviceStore(state, keyspace);
+  const keys = new RedisApiKeyStore(state, keyspace, LIMITS.apiKeys);
+
+  const metrics = createMetrics('command');
+  const counts = createCommandMetrics(metrics);
+  const redisClock = new RedisClock(monotonicMs);
+  const time = new StoreTimeKeeper(state, redisClock, monotonicMs);
+  const reaper = new Reaper({
+    registry,
+    directory,
+    ...createReapLock(state, keyspace, instance),
+    batch: LIMITS.reapBatch,
+    monotonicMs,
+    onReaped: (node, offline, forgotten) => {
+      counts.reaped.inc(offline);
+      log.info({ node, offline, forgotten }, 'node.reaped');
+    },
+    onFailure: (node, error) => log.warn({ node, err: error }, 'node.reap_failed'),
+  });
+  const nodes = new NodeWatch({
+    directory,
+    intervalMs: LIMITS.directoryMs,
+    staleMs: LIMITS.directoryStaleMs,
+    monotonicMs,
+    random: Math.random,
+    onView: (views) => reaper.look(views),
+    onFailure: () => counts.directoryFailures.inc(),
+  });
+  const dispatch = new Dispatch(
+    {
+      instance,
+      keyspace,
+      pubsub,
+      registry,
+      nodes,
+      time: redisClock,
+      owners: new OwnerCache(config.LAPI_OWNER_CACHE_ENTRIES, config.LAPI_OWNER_CACHE_MS),
+      meter: counts.meter,
+      monotonicMs,
+      random: Math.random,
+    },
+    { pendingCommands: config.LAPI_PENDING_COMMANDS, sweepMs: LIMITS.sweepMs, replyGraceMs: LIMITS.replyGraceMs },
+  );
+  metrics.observed('lapi_commands_pending', 'Direct commands in progress.', () => dispatch.pendingCount);
+  const perSecond = config.LAPI_KEY_REQUESTS_PER_SECOND;
+  const access = new Access(keys, new RateLimit(perSecond, 2 * perSecond, LIMITS.apiKeys), LIMITS, monotonicMs);
+  const feed = new EventFeed({ stream, shardOf: (code) => keyspace.shardOf(code), clock, log });
+
+  let leaving = false;
+  let listening: Server | undefined;
+  const readiness = (): true | string => {
+    if (leaving) return 'draining';
+    if (listening === undefined) return 'starting';
+    if (!time.fresh) return 'the store does not answer';
+    return dispatch.unready() ?? true;
+  };
+
+  const document = createOpenApi(ROUTES, VERSION);
+  const broker: Broker = {
+    access,
+    policy: new PathPolicy(),
+    keys,
+    dispatch,
+    devices,
+    vault: createSecretVault({
+      current: Buffer.from(config.LAPI_SECRET_KEY, 'base64'),
+      ...(config.LAPI_SECRET_KEY_PREVIOUS === undefined
+        ? {}
+        : { previous: Buffer.from(config.LAPI_SECRET_KEY_PREVIOUS, 'base64') }),
+    }),
+    registry,
+    directory,
+    nodes,
+    pubsub,
+    keyspace,
+    profiles: [...createProfiles(config.profileOverrides).keys()],
+    allowWeakSecrets: config.LAPI_ALLOW_WEAK_SECRETS,
+    directBodyBytes: config.LAPI_DIRECT_BODY_BYTES,
+    apiBodyBytes: config.LAPI_API_BODY_BYTES,
+    document: { json: JSON.stringify(document), html: renderDocsPage(document) },
+    nowMs: () => clock.nowMs(),
+    ready: readiness,
+  };
+
+  let requests = 0;
+  const listen = async (): Promise<void> => {
+    const server = createServer({
+      host: config.LAPI_API_HOST,
+      port: config.LAPI_API_PORT,
+      headers: API_HEADERS,
+      onError: (error) => log.error({ err: error }, 'http.handler_failed'),
+    });
+    registerApi(server, broker, {
+      answered: counts.answered,
+      newRequestId: () => {
+        requests += 1;
+        return `${instance}-${requests.toString(36)}`;
+      },
+      leaving: () => leaving,
+      defect: (error, requestId, route) => {
+        counts.defects.inc();
+        log.error({ err: error, requestId, route }, 'request.failed');
+      },
+    });
+    listening = await server.listen();
+  };
+
+  const probes = createProbes({
+    host: config.LAPI_PROBE_HOST,
+    port: config.LAPI_PROBE_PORT,
+    live: () => true,
+    ready: readiness,
+    metrics,
+  });
+
+  const parts: readonly Part[] = [
+    probes,
+    {
+      name: 'store',
+      start: async () => {
+        await ready(state, CONNECT_DEADLINE_MS);
+        await checkMeta(state, keyspace);
+        if (config.LAPI_API_KEY !== undefined) await storeBootstrapKey(keys, config.LAPI_API_KEY, clock.nowMs());
+      },
+      stop: () => closeConnection(state),
+    },
+    { name: 'stream', stop: () => stream.stop() },
+    { name: 'bus', stop: () => pubsub.stop() },
+    time,
+    reaper,
+    nodes,
+    dispatch,
+    feed,
+    {
+      name: 'api',
+      start: listen,
+      drain: () => listening?.stopListening(),
+      stop: () => listening?.close(),
+    },
+    {
+      name: 'service',
+      start: () => log.info({ instance, port: listening?.port, probePort: probes.port }, 'service.ready'),
+      drain: () => {
+        leaving = true;
+      },
+    },
+  ];
+  return {
+    lifecycle: new Lifecycle(parts, log),
+    ports: () => ({ api: listening?.port ?? 0, probe: probes.port }),
+  };
+}

@@ -1,0 +1,68 @@
+/** Reads what `GET /v1/events` is asked for: filter and starting place, from the raw query and the headers.
+ *  The query is parsed here because `+` stays `+` (an RFC 3339 offset is written with it), and because `device`, `kind` and `tag` may be given
+ *  several times. Unknown parameters are refused, like everywhere in the API. Pure. */
+
+import type { RequestSnapshot } from '@lapi-broker/http';
+import { parseStartPoint, START_POINTS, type StartPoint } from '../event/cursor.ts';
+import { type EventFilter, FILTER_LIMITS, parseFilter } from '../event/filter.ts';
+import type { Fault } from './problem.ts';
+
+export type EventQuery =
+  | { readonly status: 'read'; readonly filter: EventFilter; readonly start: StartPoint }
+  | { readonly status: 'invalid'; readonly faults: readonly Fault[] };
+
+const LISTS = { device: 'devices', kind: 'kinds', tag: 'tags' } as const;
+const MAX_PARAMETERS = 64;
+const MAX_TERMS = FILTER_LIMITS.devices + FILTER_LIMITS.kinds + FILTER_LIMITS.tags;
+
+export function readEventQuery(
+  request: Pick<RequestSnapshot, 'query' | 'header'>,
+  shards: number,
+  nowMs: number,
+): EventQuery {
+  const faults: Fault[] = [];
+  const terms = { devices: [] as string[], kinds: [] as string[], tags: [] as string[] };
+  let from: string | undefined;
+  const pairs = (request.query ?? '').split('&').filter((pair) => pair !== '');
+  if (pairs.length > MAX_PARAMETERS) return invalid('query', `more than ${MAX_PARAMETERS} parameters`);
+  for (const pair of pairs) {
+    const equals = pair.indexOf('=');
+    const name = decoded(equals < 0 ? pair : pair.slice(0, equals));
+    const value = decoded(equals < 0 ? '' : pair.slice(equals + 1));
+    if (name === undefined || value === undefined) return invalid('query', 'broken percent-encoding');
+    if (isList(name)) terms[LISTS[name]].push(...value.split(',').filter((term) => term !== ''));
+    else if (name !== 'from') faults.push({ path: `query.${name.slice(0, 64)}`, problem: 'is not a parameter here' });
+    else if (from !== undefined) faults.push({ path: 'query.from', problem: 'given more than once' });
+    else from = value;
+  }
+  if (terms.devices.length + terms.kinds.length + terms.tags.length > MAX_TERMS) {
+    return invalid('query', `more than ${MAX_TERMS} terms`);
+  }
+  const parsed = parseFilter(terms);
+  if (parsed.status === 'invalid') faults.push({ path: 'query', problem: parsed.detail });
+
+  // A browser that connects again repeats the first URL and adds the header, so the header is the newer word.
+  const lastEventId = request.header('last-event-id');
+  const [path, text] = lastEventId === '' ? ['query.from', from] : ['header.Last-Event-ID', lastEventId];
+  const start = text === undefined || text === '' ? ({ from: 'now' } as const) : parseStartPoint(text, shards, nowMs);
+  if (start === undefined) faults.push({ path, problem: `is not ${START_POINTS}` });
+  if (parsed.status === 'invalid' || start === undefined || faults.length > 0) return { status: 'invalid', faults };
+  return { status: 'read', filter: parsed.filter, start };
+}
+
+function isList(name: string): name is keyof typeof LISTS {
+  return Object.hasOwn(LISTS, name);
+}
+
+function decoded(text: string): string | undefined {
+  if (!text.includes('%')) return text;
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return undefined; // Becomes a fault of the request.
+  }
+}
+
+function invalid(path: string, problem: string): EventQuery {
+  return { status: 'invalid', faults: [{ path, problem }] };
+}

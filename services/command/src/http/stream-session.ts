@@ -1,0 +1,385 @@
+/** One socket of a platform on `WS /v1/stream`: its subscriptions and its commands (messages: stream-message.ts).
+ *
+ *  States: open → closing → closed. While closing nothing is taken in; the close frame follows when what waited has left, so that the cursors
+ *  arrive before it. A peer that takes nothing even then is dropped after `closingMs`.
+ *  Bounded: subscriptions, commands in progress, bytes that wait (for events the feed's own bound; a command is refused while many wait).
+ *  A message that the transport drops ends the socket at once and without cursors: the client goes on from the last it received (I5.2).
+ *  The key is checked again with every command and every `recheckMs`, so a revoked one ends here as soon as anywhere. */
+
+import type { SendResult, Socket } from '@lapi-broker/http';
+import { BrokerError, type ErrorCode, httpStatusOf } from '@lapi-broker/protocol';
+import { allows, type Caller, missingScope, type Refusal } from '../access/access.ts';
+import type { CommandEnd } from '../dispatch/dispatch.ts';
+import { parseStartPoint, START_POINTS } from '../event/cursor.ts';
+import type { EventFeed, Subscription } from '../event/event-feed.ts';
+import type { CloseReason, EventSink, Gap } from '../event/event-sink.ts';
+import { parseFilter } from '../event/filter.ts';
+import type { OutgoingEvent } from '../event/outgoing-event.ts';
+import type { Broker } from './broker.ts';
+import { createProblem, type ProblemCase } from './problem.ts';
+import { type CommandMessage, readStreamMessage, type SubscribeMessage } from './stream-message.ts';
+
+export interface StreamLimits {
+  readonly subscriptions: number;
+  /** In progress at once. */
+  readonly commands: number;
+  /** No command is taken while more than this waits in the socket. */
+  readonly commandWaitingBytes: number;
+  /** Silence after which the peer is pinged, and after which it counts as gone. */
+  readonly pingMs: number;
+  readonly silenceMs: number;
+  readonly closingMs: number;
+  readonly recheckMs: number;
+}
+
+export interface StreamSessionParts {
+  readonly feed: EventFeed;
+  readonly broker: Pick<Broker, 'policy' | 'dispatch'>;
+  readonly limits: StreamLimits;
+  /** For cursors and times of day. */
+  readonly nowMs: () => number;
+  readonly monotonicMs: () => number;
+  readonly onDefect: (error: unknown, requestId: string) => void;
+  /** Called once, when the socket is gone. */
+  readonly onClosed: (session: StreamSession) => void;
+}
+
+/** Who opened the socket, and a way to ask again whether they still may. */
+export interface StreamCaller {
+  readonly keyId: string;
+  readonly requestId: string;
+  again(): Caller | Refusal | Promise<Caller | Refusal>;
+}
+
+type EndReason = CloseReason | 'unauthenticated';
+
+const CLOSE_CODES: Record<EndReason, number> = { slow_consumer: 4008, draining: 1001, unauthenticated: 1008 };
+
+export class StreamSession {
+  readonly #parts: StreamSessionParts;
+  readonly #caller: StreamCaller;
+  readonly #subscriptions = new Map<string, SocketSink>();
+  #socket: Socket<StreamSession> | undefined;
+  #state: 'open' | 'closing' | 'closed' = 'open';
+  #pending: (string | Buffer)[] = [];
+  #pendingBytes = 0;
+  /** Sent since nothing waited. */
+  #messages = 0;
+  #commands = 0;
+  #lastSeenMs: number;
+  #lastPingMs = 0;
+  #lastCheckMs: number;
+  #closingSinceMs = 0;
+  #endReason: EndReason = 'draining';
+
+  constructor(parts: StreamSessionParts, caller: StreamCaller) {
+    this.#parts = parts;
+    this.#caller = caller;
+    this.#lastSeenMs = parts.monotonicMs();
+    this.#lastCheckMs = this.#lastSeenMs;
+  }
+
+  get keyId(): string {
+    return this.#caller.keyId;
+  }
+
+  opened(socket: Socket<StreamSession>): void {
+    this.#socket = socket;
+  }
+
+  /** `bytes` need not outlive the call. */
+  received(bytes: Buffer, isBinary: boolean): void {
+    this.seen();
+    if (this.#state !== 'open') return;
+    if (isBinary) return this.#refuse(undefined, 'invalid_request', 'messages are JSON text, not binary');
+    const read = readStreamMessage(bytes);
+    if (read.status === 'invalid') {
+      const [{ path, problem }] = read.faults;
+      return this.#refuse(read.id, 'invalid_request', `${path}: ${problem}`, { faults: read.faults });
+    }
+    const { message } = read;
+    switch (message.type) {
+      case 'ping':
+        return this.say('{"type":"pong"}');
+      case 'unsubscribe':
+        return this.#unsubscribe(message.id);
+      case 'subscribe':
+        void this.#subscribe(message);
+        return undefined;
+      case 'command':
+        void this.#command(message, Buffer.from(read.data));
+        return undefined;
+    }
+  }
+
+  /** A sign of life. */
+  seen(): void {
+    this.#lastSeenMs = this.#parts.monotonicMs();
+  }
+
+  drained(): void {
+    this.#messages = 0;
+    if (this.#state === 'closing') this.#finish();
+    else for (const sink of this.#subscriptions.values()) sink.subscription?.drained();
+  }
+
+  /** The socket is gone. Idempotent. */
+  closed(): void {
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    this.#socket = undefined;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    for (const sink of this.#subscriptions.values()) sink.subscription?.close();
+    this.#subscriptions.clear();
+    this.#parts.onClosed(this);
+  }
+
+  sweep(nowMs: number): void {
+    const { pingMs, silenceMs, closingMs, recheckMs } = this.#parts.limits;
+    const silentMs = nowMs - this.#lastSeenMs;
+    if (silentMs >= silenceMs || (this.#state === 'closing' && nowMs - this.#closingSinceMs >= closingMs)) {
+      this.#socket?.close();
+      return;
+    }
+    if (silentMs >= pingMs && nowMs - this.#lastPingMs >= pingMs) {
+      this.#lastPingMs = nowMs;
+      this.#socket?.ping();
+    }
+    if (nowMs - this.#lastCheckMs >= recheckMs) void this.#admitted();
+  }
+
+  /** Tells the peer its cursors, then closes. */
+  end(reason: EndReason): void {
+    if (this.#state !== 'open') return;
+    this.#state = 'closing';
+    this.#endReason = reason;
+    this.#closingSinceMs = this.#parts.monotonicMs();
+    const cursors: Record<string, string> = Object.create(null);
+    for (const [id, { subscription }] of this.#subscriptions) {
+      if (subscription === undefined) continue;
+      subscription.close();
+      cursors[id] = subscription.cursor();
+    }
+    this.say(JSON.stringify({ type: 'closing', reason, cursors }));
+    this.#finish();
+  }
+
+  say(message: string | Buffer): void {
+    this.give(message);
+    this.flush();
+  }
+
+  give(message: string | Buffer): void {
+    this.#pending.push(message);
+    this.#pendingBytes += message.length;
+    this.#messages += 1;
+  }
+
+  flush(): void {
+    const socket = this.#socket;
+    if (socket === undefined || this.#pending.length === 0) return;
+    const messages = this.#pending;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    let worst: SendResult = 1;
+    socket.cork(() => {
+      for (const message of messages) {
+        const result = socket.send(message, false);
+        if (result === 2) worst = 2;
+        else if (result === 0 && worst === 1) worst = 0;
+        if (result === 2) return;
+      }
+    });
+    // A hole in the flow: no cursor told from here on would be true.
+    if (isDropped(worst)) socket.close();
+    else if (socket.getBufferedAmount() === 0) this.#messages = 0;
+  }
+
+  waitingBytes(): number {
+    return this.#pendingBytes + (this.#socket?.getBufferedAmount() ?? 0);
+  }
+
+  waitingMessages(): number {
+    return this.#messages;
+  }
+
+  #finish(): void {
+    const socket = this.#socket;
+    if (socket === undefined || socket.getBufferedAmount() > 0) return; // `drained` or the sweep goes on.
+    socket.end(CLOSE_CODES[this.#endReason], this.#endReason);
+  }
+
+  // A method, so that the check after an await is not taken for the one before it.
+  #isOpen(): boolean {
+    return this.#state === 'open';
+  }
+
+  async #subscribe({ id, filter: terms, from }: SubscribeMessage): Promise<void> {
+    const { feed, limits, nowMs } = this.#parts;
+    if (this.#subscriptions.has(id)) return this.#refuse(id, 'conflict', 'there is a subscription with this id');
+    if (this.#subscriptions.size >= limits.subscriptions) {
+      return this.#refuse(id, 'rate_limited', `${limits.subscriptions} subscriptions on one socket`);
+    }
+    const parsed = parseFilter(terms);
+    if (parsed.status === 'invalid') return this.#refuse(id, 'invalid_request', `filter: ${parsed.detail}`);
+    const start = parseStartPoint(from, feed.shards, nowMs());
+    if (start === undefined) return this.#refuse(id, 'invalid_request', `from: is not ${START_POINTS}`);
+
+    const sink = new SocketSink(this, id);
+    this.#subscriptions.set(id, sink);
+    try {
+      await feed.open();
+      // Closed, or unsubscribed meanwhile.
+      if (!this.#isOpen() || this.#subscriptions.get(id) !== sink) return;
+      sink.subscription = feed.join(parsed.filter, start, sink);
+    } catch (error) {
+      if (this.#subscriptions.get(id) === sink) this.#subscriptions.delete(id);
+      if (this.#isOpen()) this.#failed(id, error);
+      return;
+    }
+    this.say(JSON.stringify({ type: 'subscribed', id, cursor: sink.subscription.cursor() }));
+  }
+
+  #unsubscribe(id: string): void {
+    const sink = this.#subscriptions.get(id);
+    if (sink === undefined) return this.#refuse(id, 'not_found', 'there is no subscription with this id');
+    this.#subscriptions.delete(id);
+    sink.subscription?.close();
+    this.say(JSON.stringify({ type: 'unsubscribed', id, cursor: sink.subscription?.cursor() }));
+  }
+
+  async #command(message: CommandMessage, data: Buffer): Promise<void> {
+    const { limits } = this.#parts;
+    const { id, method, url } = message;
+    if (this.#commands >= limits.commands || this.waitingBytes() > limits.commandWaitingBytes) {
+      return this.#replyProblem(message, 'rate_limited', 'commands in progress on one socket', false);
+    }
+    this.#commands += 1;
+    try {
+      const caller = await this.#admitted();
+      if (!this.#isOpen()) return undefined;
+      if (caller.status === 'refused') return this.#replyProblem(message, caller.error, caller.detail, false);
+      if (!allows(caller, 'call')) {
+        return this.#replyProblem(message, 'forbidden', missingScope('call').detail, false);
+      }
+      const verdict = this.#parts.broker.policy.judge(url);
+      if (verdict.status === 'guarded' && !allows(caller, 'admin')) {
+        return this.#replyProblem(message, 'forbidden_by_policy', verdict.reason, false);
+      }
+      if (verdict.status === 'invalid_request' || verdict.status === 'forbidden_by_policy') {
+        return this.#replyProblem(message, verdict.status, verdict.reason, false);
+      }
+      const { code, timeoutMs, connectTimeoutMs } = message;
+      const end = await this.#parts.broker.dispatch.call({
+        code,
+        method,
+        url,
+        body: data,
+        timeoutMs,
+        connectTimeoutMs,
+        withdrawn: () => this.#state === 'closed',
+      });
+      this.#reply(message, end);
+    } catch (error) {
+      this.#failed(id, error);
+    } finally {
+      this.#commands -= 1;
+    }
+    return undefined;
+  }
+
+  #reply(message: CommandMessage, end: CommandEnd): void {
+    if (end.status === 'refused') return this.#replyProblem(message, end.error, end.detail, end.written);
+    const status = httpStatusOf(end.responseCode, end.success);
+    const head = { type: 'reply', id: message.id, status, executed: 'yes', source: 'device' };
+    this.say(Buffer.concat([Buffer.from(`${JSON.stringify(head).slice(0, -1)},"response":`), end.body, CLOSE_OBJECT]));
+  }
+
+  #replyProblem({ id, method }: CommandMessage, code: ErrorCode, detail: string, written: boolean): void {
+    if (this.#state === 'closed') return;
+    const { requestId } = this.#caller;
+    const { status, body } = createProblem(code, { detail, requestId, method, command: { written } });
+    const head = { type: 'reply', id, status, executed: written ? 'maybe' : 'no', source: 'broker' };
+    this.say(`${JSON.stringify(head).slice(0, -1)},"problem":${body}}`);
+  }
+
+  /** Asks whether the key still opens this; ends the socket when it does not. Never rejects. */
+  async #admitted(): Promise<Caller | Refusal> {
+    this.#lastCheckMs = this.#parts.monotonicMs();
+    const caller = await this.#caller.again();
+    if (caller.status === 'refused' && caller.error === 'unauthenticated') this.end('unauthenticated');
+    return caller;
+  }
+
+  #refuse(id: string | undefined, code: ErrorCode, detail: string, about: Partial<ProblemCase> = {}): void {
+    const { body } = createProblem(code, { method: 'GET', ...about, detail, requestId: this.#caller.requestId });
+    this.say(`{"type":"error",${id === undefined ? '' : `"id":${JSON.stringify(id)},`}"problem":${body}}`);
+  }
+
+  #failed(id: string, error: unknown): void {
+    if (error instanceof BrokerError && error.code !== 'internal') return this.#refuse(id, error.code, error.message);
+    this.#parts.onDefect(error, this.#caller.requestId);
+    this.#refuse(id, 'internal', 'the broker failed in a way it does not know');
+  }
+}
+
+const CLOSE_OBJECT = Buffer.from('}');
+
+// The callback above assigns it, which the compiler does not follow.
+function isDropped(result: SendResult): boolean {
+  return result === 2;
+}
+
+/** One subscription's share of a socket. */
+class SocketSink implements EventSink {
+  readonly #session: StreamSession;
+  readonly #name: string;
+  /** Undefined until it has joined. */
+  subscription: Subscription | undefined;
+
+  constructor(session: StreamSession, id: string) {
+    this.#session = session;
+    this.#name = JSON.stringify(id);
+  }
+
+  event(event: OutgoingEvent, cursor: string): void {
+    const json = event.json();
+    const head = `{"type":"event","subscription":${this.#name},"cursor":"${cursor}","event":`;
+    const headBytes = Buffer.byteLength(head);
+    const message = Buffer.allocUnsafe(headBytes + json.length + 1);
+    message.write(head, 0, 'utf8');
+    message.set(json, headBytes);
+    message[message.length - 1] = 0x7d;
+    this.#session.give(message);
+  }
+
+  gap(gap: Gap, cursor: string): void {
+    this.#session.give(
+      `{"type":"gap","subscription":${this.#name},"cursor":"${cursor}","gap":${JSON.stringify(gap)}}`,
+    );
+  }
+
+  heartbeat(cursor: string, storeAway: boolean): void {
+    const store = storeAway ? 'unavailable' : 'available';
+    this.#session.give(
+      `{"type":"heartbeat","subscription":${this.#name},"cursor":"${cursor}","store":"${store}"}`,
+    );
+  }
+
+  flush(): void {
+    this.#session.flush();
+  }
+
+  waitingBytes(): number {
+    return this.#session.waitingBytes();
+  }
+
+  waitingMessages(): number {
+    return this.#session.waitingMessages();
+  }
+
+  closed(reason: CloseReason): void {
+    this.#session.end(reason);
+  }
+}

@@ -1,0 +1,336 @@
+/** The two live ways out for events: `GET /v1/events` (server-sent events) and `WS /v1/stream` (subscriptions and commands on one socket).
+ *  Who may: a key with the scope `read`, by `Authorization: Bearer` only; keys in URLs are not accepted, because URLs are logged (threat T10),
+ *  and a page of another origin is refused (threat T17). Commands on the socket need `call`, like everywhere.
+ *  Bounded: live connections per key and per process, messages of 256 KiB, and what event-feed.ts and stream-session.ts bound.
+ *  Draining: new ones get `node_draining`, open ones are closed with their cursors.
+ *  Not done here: finding and ordering events (event/), the protocol of the socket (stream-session.ts). */
+
+import type { HeaderList, RequestSnapshot, ResponseHandle, ServerBuilder, UpgradeHandle } from '@lapi-broker/http';
+import type { ErrorCode } from '@lapi-broker/protocol';
+import type { Clock, Part } from '@lapi-broker/runtime';
+import { z } from 'zod';
+import { allows, type Caller, missingScope, type Refusal } from '../access/access.ts';
+import type { EventFeed } from '../event/event-feed.ts';
+import { FEED_LIMITS } from '../event/feed-limits.ts';
+import type { ApiObserver } from './api.ts';
+import type { Broker } from './broker.ts';
+import { readEventQuery } from './event-query.ts';
+import { EventSource } from './event-source.ts';
+import { Exchange, type ExchangeRoute } from './exchange.ts';
+import { invalid, type OperationDoc } from './operation.ts';
+import { createProblem, type ProblemCase } from './problem.ts';
+import { type StreamCaller, type StreamLimits, StreamSession } from './stream-session.ts';
+
+export const EVENTS_PATH = '/v1/events';
+export const STREAM_PATH = '/v1/stream';
+
+const MiB = 1024 * 1024;
+
+export const STREAM_LIMITS = {
+  connectionsPerKey: 100,
+  connections: 10_000,
+  messageBytes: 256 * 1024,
+  /** Far above what the feed lets wait: one event may be as large as a device message. Beyond it the connection is dropped. */
+  waitingBytes: 40 * MiB,
+  subscriptions: 32,
+  commands: 64,
+  commandWaitingBytes: 1 * MiB,
+  sweepMs: 1_000,
+  pingMs: 20_000,
+  silenceMs: 60_000,
+  closingMs: 10_000,
+  recheckMs: 30_000,
+  /** What a browser is told to wait before it connects again. */
+  retryMs: 2_000,
+} as const;
+
+/** Headers that these routes read, to be named where the server copies only some. */
+export const EVENT_HEADERS: readonly string[] = [
+  'authorization',
+  'host',
+  'last-event-id',
+  'origin',
+  'sec-websocket-version',
+  'upgrade',
+  'x-request-id',
+];
+
+export interface EventRouteParts {
+  readonly feed: EventFeed;
+  readonly broker: Pick<Broker, 'access' | 'policy' | 'dispatch'>;
+  readonly observer: ApiObserver;
+  readonly clock: Clock;
+  readonly limits?: Partial<{ readonly [Name in keyof typeof STREAM_LIMITS]: number }>;
+}
+
+/** Mounts both routes. To be called before `registerApi`, which takes what is left. The answer is a part of the process, to be drained
+ *  before the feed and stopped before the server. */
+export function registerEventRoutes(server: ServerBuilder, parts: EventRouteParts): EventConnections {
+  const connections = new EventConnections(parts);
+  const events = exchangeRoute(EVENTS_PATH, parts.observer);
+  server.route('GET', EVENTS_PATH, (request, response) => connections.listen(new Exchange(request, response, events)));
+  server.route('ANY', EVENTS_PATH, refuseMethod(events));
+  const stream = exchangeRoute(STREAM_PATH, parts.observer);
+  server.webSocket<StreamSession>(STREAM_PATH, {
+    maxMessageBytes: connections.limits.messageBytes,
+    maxBufferedBytes: connections.limits.waitingBytes,
+    headers: EVENT_HEADERS,
+    upgrade: (request, upgrade) => connections.upgrade(request, upgrade),
+    open: (socket) => socket.session.opened(socket),
+    message: (socket, bytes, isBinary) => socket.session.received(bytes, isBinary),
+    control: (socket) => socket.session.seen(),
+    drained: (socket) => socket.session.drained(),
+    closed: (session) => session.closed(),
+  });
+  server.route('GET', STREAM_PATH, (request, response) => {
+    new Exchange(request, response, stream).problem('invalid_request', 'this path speaks WebSocket only');
+  });
+  server.route('ANY', STREAM_PATH, refuseMethod(stream));
+  return connections;
+}
+
+/** A live connection, as far as this file looks after it. */
+interface Connection {
+  readonly keyId: string;
+  sweep(nowMs: number): void;
+  end(reason: 'draining'): void;
+}
+
+export class EventConnections implements Part {
+  readonly name = 'event connections';
+  readonly limits: { readonly [Name in keyof typeof STREAM_LIMITS]: number };
+  readonly #parts: EventRouteParts;
+  readonly #connections = new Set<Connection>();
+  readonly #perKey = new Map<string, number>();
+  #sweepTimer: NodeJS.Timeout | undefined;
+  #leaving = false;
+
+  constructor(parts: EventRouteParts) {
+    this.#parts = parts;
+    this.limits = { ...STREAM_LIMITS, ...parts.limits };
+  }
+
+  get count(): number {
+    return this.#connections.size;
+  }
+
+  start(): void {
+    this.#sweepTimer ??= setInterval(() => {
+      const nowMs = this.#parts.clock.monotonicMs();
+      for (const connection of this.#connections) connection.sweep(nowMs);
+    }, this.limits.sweepMs);
+  }
+
+  /** The feed closes those that listen, paced; what is left then are sockets without a subscription. */
+  async drain(deadlineMs: number): Promise<void> {
+    this.#leaving = true;
+    await this.#parts.feed.drain(deadlineMs);
+    for (const connection of this.#connections) connection.end('draining');
+  }
+
+  stop(): void {
+    this.#leaving = true;
+    clearInterval(this.#sweepTimer);
+    this.#sweepTimer = undefined;
+    for (const connection of this.#connections) connection.end('draining');
+  }
+
+  /** `GET /v1/events`. Answers or streams; never rejects. */
+  async listen(exchange: Exchange): Promise<void> {
+    try {
+      await this.#listen(exchange);
+    } catch (error) {
+      exchange.failed(error);
+    }
+  }
+
+  async upgrade(request: RequestSnapshot, upgrade: UpgradeHandle<StreamSession>): Promise<void> {
+    const { broker, feed, clock, observer } = this.#parts;
+    const given = request.header('x-request-id');
+    const requestId = /^[A-Za-z0-9._:-]{1,64}$/.test(given) ? given : observer.newRequestId();
+    const refuse = (code: ErrorCode, about: ProblemCaseOf): void => {
+      const { status, headers, body } = createProblem(code, { method: 'GET', requestId, ...about });
+      observer.answered(STREAM_PATH, status);
+      upgrade.refuse(status, [['X-Request-Id', requestId], ...headers], body);
+    };
+    const fault = upgradeFault(request);
+    if (fault !== undefined) return refuse(fault.code, fault);
+    const again = reauthentication(request, broker.access);
+    const caller = await again();
+    if (upgrade.ended) return;
+    if (caller.status === 'refused') {
+      const { error, detail, retryAfterMs } = caller;
+      return refuse(error, { detail, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) });
+    }
+    const refusal = this.#refusalOf(caller);
+    if (refusal !== undefined) return refuse(refusal.code, refusal);
+    const { keyId } = caller;
+    const identity: StreamCaller = { keyId, requestId, again };
+    const session = new StreamSession(
+      {
+        feed,
+        broker,
+        limits: this.limits satisfies StreamLimits,
+        nowMs: () => clock.nowMs(),
+        monotonicMs: () => clock.monotonicMs(),
+        onDefect: (error, id) => observer.defect(error, id, STREAM_PATH),
+        onClosed: (gone) => this.#remove(gone),
+      },
+      identity,
+    );
+    this.#add(session);
+    observer.answered(STREAM_PATH, 101);
+    if (!upgrade.accept(session)) session.closed();
+  }
+
+  async #listen(exchange: Exchange): Promise<void> {
+    const { request, response } = exchange;
+    const { broker, feed, clock, observer } = this.#parts;
+    const again = reauthentication(request, broker.access);
+    const caller = await again();
+    if (caller.status === 'refused') return exchange.refuse(caller);
+    const refusal = this.#refusalOf(caller);
+    if (refusal !== undefined) return exchange.problem(refusal.code, refusal.detail);
+    const query = readEventQuery(request, feed.shards, clock.nowMs());
+    if (query.status === 'invalid') return exchange.answer(invalid(query.faults));
+    await feed.open();
+    // While the tail was opened others may have come, and the peer may have gone.
+    const late = this.#refusalOf(caller);
+    if (late !== undefined) return exchange.problem(late.code, late.detail);
+    if (response.ended) return undefined;
+    const source = new EventSource({
+      keyId: caller.keyId,
+      again,
+      recheckMs: this.limits.recheckMs,
+      monotonicMs: () => clock.monotonicMs(),
+      onClosed: (gone) => this.#remove(gone),
+    });
+    const subscription = feed.join(query.filter, query.start, source);
+    this.#add(source);
+    observer.answered(EVENTS_PATH, 200);
+    const headers: HeaderList = [['X-Request-Id', exchange.requestId], ...STREAM_HEADERS];
+    const stream = response.stream(200, headers, { maxBufferedBytes: this.limits.waitingBytes });
+    source.begin(stream, subscription, this.limits.retryMs);
+    return undefined;
+  }
+
+  #refusalOf(caller: Caller): { readonly code: ErrorCode; readonly detail: string } | undefined {
+    const { connectionsPerKey, connections } = this.limits;
+    if (!allows(caller, 'read')) return { code: 'forbidden', detail: missingScope('read').detail };
+    if (this.#leaving) return { code: 'node_draining', detail: 'this process is leaving; connect again' };
+    if ((this.#perKey.get(caller.keyId) ?? 0) >= connectionsPerKey) {
+      return { code: 'rate_limited', detail: `${connectionsPerKey} live connections of one API key` };
+    }
+    if (this.#connections.size >= connections) {
+      return { code: 'rate_limited', detail: `${connections} live connections of this process` };
+    }
+    return undefined;
+  }
+
+  #add(connection: Connection): void {
+    this.#connections.add(connection);
+    this.#perKey.set(connection.keyId, (this.#perKey.get(connection.keyId) ?? 0) + 1);
+  }
+
+  #remove(connection: Connection): void {
+    if (!this.#connections.delete(connection)) return;
+    const left = (this.#perKey.get(connection.keyId) ?? 1) - 1;
+    if (left > 0) this.#perKey.set(connection.keyId, left);
+    else this.#perKey.delete(connection.keyId);
+  }
+}
+
+const STREAM_HEADERS: HeaderList = [
+  ['Content-Type', 'text/event-stream; charset=utf-8'],
+  ['Cache-Control', 'no-store'],
+  // nginx would collect the stream otherwise.
+  ['X-Accel-Buffering', 'no'],
+];
+
+/** The transport calls a WebSocket handler for any GET with a key of the right length, so the rest of RFC 6455 is checked here. */
+function upgradeFault(request: RequestSnapshot): (ProblemCaseOf & { readonly code: ErrorCode }) | undefined {
+  if (request.header('upgrade').toLowerCase() !== 'websocket') {
+    return { code: 'invalid_request', detail: 'this path speaks WebSocket only' };
+  }
+  if (request.header('sec-websocket-version') !== '13') {
+    const headers = [['Sec-WebSocket-Version', '13']] as const;
+    return { code: 'invalid_request', detail: 'Sec-WebSocket-Version must be 13', headers };
+  }
+  const origin = request.header('origin');
+  if (origin !== '' && hostOf(origin) !== request.header('host').toLowerCase()) {
+    return { code: 'forbidden', detail: 'the Origin is another host' };
+  }
+  return undefined;
+}
+
+type ProblemCaseOf = Partial<ProblemCase> & { readonly detail: string };
+
+function hostOf(origin: string): string | undefined {
+  return URL.canParse(origin) ? new URL(origin).host : undefined;
+}
+
+/** Keeps of the request only what is needed to ask again: the header, for as long as the connection lives. */
+function reauthentication(
+  request: RequestSnapshot,
+  access: EventRouteParts['broker']['access'],
+): () => Caller | Refusal | Promise<Caller | Refusal> {
+  const authorization = request.header('authorization');
+  const asked = { header: (name: string): string => (name === 'authorization' ? authorization : '') };
+  return () => access.authenticate(asked);
+}
+
+function exchangeRoute(label: string, observer: ApiObserver): ExchangeRoute {
+  return {
+    label,
+    count: (route, status) => observer.answered(route, status),
+    newRequestId: () => observer.newRequestId(),
+    onDefect: (error, requestId, route) => observer.defect(error, requestId, route),
+  };
+}
+
+function refuseMethod(route: ExchangeRoute): (request: RequestSnapshot, response: ResponseHandle) => void {
+  return (request, response) => {
+    const exchange = new Exchange(request, response, route);
+    exchange.problem('method_not_allowed', 'use GET', { headers: [['Allow', 'GET']] }, exchange.hasBody);
+  };
+}
+
+const term = (what: string) => z.string().optional().describe(what);
+
+/** For the OpenAPI document; the requests themselves are read by event-query.ts. */
+export const EVENT_OPERATIONS: readonly { readonly method: 'GET'; readonly path: string; readonly operation: OperationDoc }[] = [
+  {
+    method: 'GET',
+    path: EVENTS_PATH,
+    operation: {
+      id: 'listenToEvents',
+      tag: 'Events',
+      summary: 'Listen to events, live and from where a subscriber left off',
+      description: `Server-sent events. Each \`data:\` is one event: \`{id, code, kind, url, at, epoch, data}\`, and \`seq\`, \`tags\`, \`dedupKey\` where present; \`data\` is the device's own JSON, unchanged. \`id:\` is a cursor: connect again with it in \`Last-Event-ID\` (browsers do) or \`from\`, and nothing is skipped; events may repeat. \`event: gap\` \`{shard, from, to, count, reason}\` says that events are no longer stored, before what follows them. \`event: closed\` \`{reason, cursor}\` is the last message: \`slow_consumer\`, \`draining\` or \`unauthenticated\`. Idle streams get a comment and a bare \`id:\` every ${FEED_LIMITS.heartbeatMs / 1000} s. Live delivery is at most once and in the order of each device.`,
+      scope: 'read',
+      query: z.strictObject({
+        device: term('DeviceCodes, comma-separated or repeated; `*` stands for any characters.'),
+        kind: term('Kinds, comma-separated or repeated: `alarm.MotionAlarmOn`, `alarm.*`, `structure`, `presence.*`.'),
+        tag: term('Tags, comma-separated or repeated; any of them.'),
+        from: term('A cursor, an event id, an RFC 3339 time, `start` (the oldest kept) or `now` (default). `Last-Event-ID` wins.'),
+      }),
+      headers: z.object({ 'Last-Event-ID': term('As `from`.') }),
+      responses: { 200: { description: 'The stream.', schema: z.string(), contentType: 'text/event-stream' } },
+      errors: ['rate_limited', 'node_draining', 'broker_unavailable'],
+    },
+  },
+  {
+    method: 'GET',
+    path: STREAM_PATH,
+    operation: {
+      id: 'openStream',
+      tag: 'Events',
+      summary: 'Subscriptions and commands on one WebSocket',
+      description:
+        'RFC 6455, version 13, JSON text messages. Authenticate the upgrade with the `Authorization` header; keys are accepted neither in the URL nor as a sub-protocol, and a page of another origin is refused. Client: `subscribe {id, filter: {devices, kinds, tags}, from}`, `unsubscribe {id}`, `command {id, code, method, url, data, timeoutMs, connectTimeoutMs}` (scope `call`), `ping`. Broker: `subscribed {id, cursor}`, `event {subscription, cursor, event}`, `gap {subscription, cursor, gap}`, `heartbeat {subscription, cursor, store}`, `unsubscribed {id, cursor}`, `reply {id, status, executed, source, response | problem}`, `pong`, `error {id, problem}`, `closing {reason, cursors}`. Close codes: 4008 slow consumer, 1001 draining, 1008 key revoked.',
+      scope: 'read',
+      responses: { 101: { description: 'The socket is open.' } },
+      errors: ['rate_limited', 'node_draining'],
+    },
+  },
+];
