@@ -321,11 +321,16 @@ ready after ${seconds} s: ${online} of ${devices} simulated devices online, and 
   Logs           ${logs}
 
 Try
-
   KEY='${apiKey}'
-  curl -H "Authorization: Bearer $KEY" ${apiUrl}/v1/devices/${code}${DEVICE_FACTS_PATH}   # call a device
-  curl -H "Authorization: Bearer $KEY" '${apiUrl}/v1/devices?limit=5'   # list devices
-  curl -N -H "Authorization: Bearer $KEY" ${apiUrl}/v1/events   # follow events
+
+  Call a device
+  curl -H "Authorization: Bearer $KEY" ${apiUrl}/v1/devices/${code}${DEVICE_FACTS_PATH}
+
+  List devices
+  curl -H "Authorization: Bearer $KEY" '${apiUrl}/v1/devices?limit=5'
+
+  Follow events
+  curl -N -H "Authorization: Bearer $KEY" ${apiUrl}/v1/events
 
 Stop with Ctrl-C.
 `;

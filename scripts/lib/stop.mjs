@@ -44,20 +44,35 @@ export async function unlessStopped(promise, signal) {
   }
 }
 
+const PARENT_CHECK_MS = 500;
+
 /** First SIGINT, SIGTERM or SIGHUP: the returned signal fires. Second one: `kill`, then exit.
+ *  npm runs scripts through a shell that passes no signals on: SIGTERM to npm ends the shell and leaves us alone. So under npm the end of our
+ *  parent counts as a first signal too. Output that nobody reads any more is no error.
  *  @param {{ onFirst: () => void, kill: () => void }} actions
  *  @returns {AbortSignal} */
 export function stopOnSignals({ onFirst, kill }) {
   const controller = new AbortController();
+  const stop = () => {
+    if (controller.signal.aborted) return;
+    onFirst();
+    controller.abort();
+  };
   for (const name of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
     process.on(name, () => {
       if (controller.signal.aborted) {
         kill();
         process.exit(130);
       }
-      onFirst();
-      controller.abort();
+      stop();
     });
+  }
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  if (process.env.npm_lifecycle_event !== undefined && process.platform !== 'win32') {
+    const parent = process.ppid;
+    setInterval(() => {
+      if (process.ppid !== parent) stop();
+    }, PARENT_CHECK_MS).unref();
   }
   return controller.signal;
 }

@@ -2,7 +2,7 @@
  *
  *  Ids are minted from the clock of the server. After a failover the new server may lack entries that we have seen and may mint ids that are
  *  lower than ours, so "everything after my position" would skip them (D9: 142 of 212 skipped). Therefore, whenever another server or another
- *  run of it answers, the cursor goes back to the oldest entry it remembers, and drops what it has already called back, recognised by id *and*
+ *  run of it answers, the cursor goes back as far as it remembers, and drops what it has already called back, recognised by id *and*
  *  content, because a lost id may be minted again for another event. */
 
 import type { EventRecord } from '@lapi-broker/protocol';
@@ -10,7 +10,7 @@ import { compareEntryIds, type EntryId, type StreamEntry } from './event-stream.
 
 /** More than a replica is behind in any state in which it may be promoted, at the event rate of one shard. */
 const REMEMBERED = 1024;
-/** How far back to read when the store lost more than we remember. */
+/** How far to go back when the store lost more than we remember, or lost its end before we heard anything. */
 const LOST_TRACK_MS = 10_000;
 
 export class Cursor {
@@ -19,14 +19,16 @@ export class Cursor {
   position: EntryId;
   /** Highest id called back, or where the tail began. */
   #highest: EntryId;
-  /** Id → what it was, oldest first. */
+  /** Id → what it was, in the order of calling back: all that was called back after `#floor`. */
   readonly #recent = new Map<EntryId, string>();
+  #floor: EntryId;
   #generation: string | undefined;
 
   constructor(shard: number, position: EntryId) {
     this.shard = shard;
     this.position = position;
     this.#highest = position;
+    this.#floor = position;
   }
 
   /** To be told before reading from a server: which run of which server it is, and the last id it has minted for the stream.
@@ -36,13 +38,12 @@ export class Cursor {
     this.#generation = generation;
     const shorter = compareEntryIds(last, this.#highest) < 0;
     if (same && !shorter) return undefined;
-    const oldest = this.#oldest();
-    if (oldest !== undefined) this.position = oldest;
+    this.position = this.#floor;
     if (!shorter) return undefined;
-    if (compareEntryIds(last, this.position) < 0) {
+    if (compareEntryIds(last, this.#floor) < 0) {
       const lastMs = Number(last.split('-')[0]);
-      // Before anything was called back there is nothing to repeat: all that is new lies after `last`.
-      this.position = oldest === undefined ? last : `${Math.max(0, lastMs - LOST_TRACK_MS)}-0`;
+      this.position = `${Math.max(0, lastMs - LOST_TRACK_MS)}-0`;
+      this.#floor = this.position;
     }
     this.#highest = last;
     return last;
@@ -70,20 +71,15 @@ export class Cursor {
     return { fresh, rewoundTo };
   }
 
-  /** By id, not by age in the map: after a rewind lower ids come in behind higher ones. */
-  #oldest(): EntryId | undefined {
-    let oldest: EntryId | undefined;
-    for (const id of this.#recent.keys()) if (oldest === undefined || compareEntryIds(id, oldest) < 0) oldest = id;
-    return oldest;
-  }
-
   #remember(id: EntryId, content: string): void {
     this.#recent.delete(id);
     this.#recent.set(id, content);
-    if (this.#recent.size > REMEMBERED) {
-      const oldest = this.#recent.keys().next().value;
-      if (oldest !== undefined) this.#recent.delete(oldest);
-    }
+    if (this.#recent.size <= REMEMBERED) return;
+    const forgotten = this.#recent.keys().next().value;
+    if (forgotten === undefined) return;
+    this.#recent.delete(forgotten);
+    // After a rewind lower ids come in behind higher ones; the floor never falls.
+    if (compareEntryIds(forgotten, this.#floor) > 0) this.#floor = forgotten;
   }
 }
 

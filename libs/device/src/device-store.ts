@@ -48,6 +48,8 @@ export interface DeviceRow extends Provisioning {
   readonly vendor: string;
   readonly deviceType: string;
   readonly address: string;
+  /** What the node of the running session noted about its event subscription (protocol U6): JSON text, empty if nothing. */
+  readonly subscription: string;
   readonly lastOffline: { readonly reason: string; readonly atMs: number } | undefined;
   readonly hasNextSecret: boolean;
 }

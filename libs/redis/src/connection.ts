@@ -9,6 +9,7 @@
 import { BrokerError } from '@lapi-broker/protocol';
 import { Cluster, Redis, type RedisOptions } from 'ioredis';
 import { addressesOf, parseRedisUrl, type RedisTopology } from './url.ts';
+import { versionProblem } from './version.ts';
 
 /** state: fast commands and scripts, fail fast, never resend. subscriber: pub/sub with a ping of its own. reader: blocking stream reads. */
 export type ConnectionRole = 'state' | 'subscriber' | 'reader';
@@ -135,9 +136,11 @@ export async function closeConnection(connection: RedisConnection): Promise<void
 
 /** Cuts at once: what is under way fails. Resolves when the socket is gone. Idempotent; never rejects. */
 export async function dropConnection(connection: RedisConnection): Promise<void> {
+  // A Cluster that has not dialled its first server yet would never say that it has ended.
+  if (isCluster(connection) && connection.nodes().length === 0) await new Promise(setImmediate);
   if (connection.status === 'end') return;
   const ended = new Promise<void>((resolve) => connection.once('end', () => resolve()));
-  // A connection that waits for its next attempt ends without saying so.
+  // Nor does a connection that waits for its next attempt.
   const silent = connection.status === 'reconnecting';
   if (connection.status !== 'close') connection.disconnect();
   await settled(ended, silent ? 0 : CLOSE_DEADLINE_MS);
@@ -321,20 +324,15 @@ async function untilReady(connection: RedisConnection, deadline: number): Promis
   }
 }
 
-/** Scripts, streams and sharded pub/sub as used here need Redis 7.0, or any Valkey. */
 async function checkServer(server: Redis, deadline: number): Promise<void> {
-  let text: string;
+  let facts: string;
   try {
-    text = await withDeadline(server.info('server'), deadline - performance.now());
+    facts = await withDeadline(server.info('server'), deadline - performance.now());
   } catch (cause) {
     throw new BrokerError('broker_unavailable', 'Redis did not tell its version.', { cause });
   }
-  if (/^(?:valkey_version:|server_name:valkey)/m.test(text)) return;
-  const version = /^redis_version:(\d+)\.(\S*)/m.exec(text);
-  if (version === null || Number(version[1]) < 7) {
-    const found = version === null ? 'a server without a version' : `Redis ${version[1]}.${version[2]}`;
-    throw new BrokerError('internal', `Redis 7.0 or newer, or Valkey, is needed; found ${found}.`);
-  }
+  const problem = versionProblem(facts);
+  if (problem !== undefined) throw new BrokerError('internal', problem);
 }
 
 /** Rejects with an Error after `timeMs` if the promise has not settled; its late end is ignored. */

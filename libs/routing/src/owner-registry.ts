@@ -85,6 +85,8 @@ export interface ReleaseRequest {
 /** `stale`: another epoch or node owns the device; nothing was changed beyond forgetting it in the caller's own index. */
 export type ReleaseResult = { readonly status: 'released' } | { readonly status: 'stale' };
 
+export type AnnotateResult = { readonly status: 'noted' } | { readonly status: 'stale' };
+
 export interface LookUp {
   readonly provisioned: boolean;
   /** Named by the registry row; whether its node's lease lives is the NodeDirectory's to say. */
@@ -98,6 +100,9 @@ export interface OwnerRegistry {
    *  Safe to call again with the same session if it throws. */
   reclaim(request: ReclaimRequest): Promise<ReclaimResult>;
   release(request: ReleaseRequest): Promise<ReleaseResult>;
+  /** Notes the state of the session's event subscription (protocol U6), JSON, at most 4096 characters; shown with the device until the
+   *  session ends. `stale`: the session does not own the device any more, nothing was noted. */
+  annotate(code: DeviceCode, node: NodeId, epoch: Epoch, subscription: string): Promise<AnnotateResult>;
   lookUp(code: DeviceCode): Promise<LookUp>;
   /** Turns up to `limit` devices per shard of a dead incarnation offline (`node_lost`). Safe to run by many at once.
    *  `done` is true when no device of it is left. Only for incarnations whose lease has ended: a lapsed lease never lives again.

@@ -1,5 +1,5 @@
 /** Counters, gauges and histograms of a process, read by Prometheus. Only this package knows prom-client.
- *  Counters and gauges are plain numbers until they are scraped, because they sit on paths of a few microseconds.
+ *  Values are plain numbers until they are scraped, because they sit on paths of a few microseconds; prom-client formats them.
  *  Label names are typed. Label values must come from closed sets of our own: a DeviceCode or a device's text is never one
  *  (protocol S14). As a second line, one metric holds at most 1,000 combinations; further ones are counted under `overflow`. */
 import {
@@ -62,7 +62,7 @@ export function createMetrics(service: string): Metrics {
   function counter(name: string, help: string): Counter;
   function counter<L extends string>(name: string, help: string, labels: readonly L[]): Counter<L>;
   function counter(name: string, help: string, labels: readonly string[] = []): Counter | Counter<string> {
-    const series = new SeriesTable(labels);
+    const series = new SeriesTable(labels, scalar);
     new PromCounter({
       name,
       help,
@@ -73,7 +73,13 @@ export function createMetrics(service: string): Metrics {
         for (const { labels: values, value } of series.all()) this.inc(values, value);
       },
     });
-    if (labels.length > 0) return { inc: (values: LabelValues<string>, by = 1) => series.add(values, by) };
+    if (labels.length > 0) {
+      return {
+        inc: (values: LabelValues<string>, by = 1) => {
+          series.of(values).value += by;
+        },
+      };
+    }
     const only = series.only();
     return {
       inc: (by = 1) => {
@@ -85,7 +91,7 @@ export function createMetrics(service: string): Metrics {
   function gauge(name: string, help: string): Gauge;
   function gauge<L extends string>(name: string, help: string, labels: readonly L[]): Gauge<L>;
   function gauge(name: string, help: string, labels: readonly string[] = []): Gauge | Gauge<string> {
-    const series = new SeriesTable(labels);
+    const series = new SeriesTable(labels, scalar);
     new PromGauge({
       name,
       help,
@@ -98,9 +104,15 @@ export function createMetrics(service: string): Metrics {
     });
     if (labels.length > 0) {
       return {
-        set: (values: LabelValues<string>, value: number) => series.set(values, value),
-        inc: (values: LabelValues<string>, by = 1) => series.add(values, by),
-        dec: (values: LabelValues<string>, by = 1) => series.add(values, -by),
+        set: (values: LabelValues<string>, value: number) => {
+          series.of(values).value = value;
+        },
+        inc: (values: LabelValues<string>, by = 1) => {
+          series.of(values).value += by;
+        },
+        dec: (values: LabelValues<string>, by = 1) => {
+          series.of(values).value -= by;
+        },
       };
     }
     const only = series.only();
@@ -130,16 +142,27 @@ export function createMetrics(service: string): Metrics {
     labels: readonly string[] = [],
     buckets: readonly number[] = SECONDS,
   ): Histogram | Histogram<string> {
-    const prom = new PromHistogram({
-      name,
-      help,
-      labelNames: [...labels],
-      buckets: [...buckets],
-      registers: [registry],
+    const bounds = [...buckets];
+    const series = new SeriesTable(labels, (values): Distribution => {
+      return { labels: values, counts: new Array<number>(bounds.length + 1).fill(0), sum: 0 };
     });
-    if (labels.length === 0) return { observe: (value: number) => prom.observe(value) };
-    const series = new SeriesTable(labels);
-    return { observe: (values: LabelValues<string>, value: number) => prom.observe(series.of(values).labels, value) };
+    const prom = new PromHistogram({ name, help, labelNames: [...labels], buckets: bounds, registers: [registry] });
+    const read = async (): Promise<PromSamples> => {
+      return {
+        name,
+        help,
+        type: 'histogram',
+        aggregator: 'sum',
+        values: [...series.all()].flatMap((each) => samplesOf(name, bounds, each)),
+      };
+    };
+    // The registry asks for the first, its JSON form for the second.
+    Object.assign(prom, { getForPromString: read, get: read });
+    if (labels.length > 0) {
+      return { observe: (values: LabelValues<string>, value: number) => observe(series.of(values), bounds, value) };
+    }
+    const only = series.only();
+    return { observe: (value: number) => observe(only, bounds, value) };
   }
 
   return {
@@ -163,59 +186,99 @@ export function createMetrics(service: string): Metrics {
 
 interface Series {
   readonly labels: Record<string, string>;
+}
+
+interface Scalar extends Series {
   value: number;
 }
 
-/** The combinations of label values of one metric, at most MAX_SERIES and one for the rest. */
-class SeriesTable {
-  readonly #names: readonly string[];
-  readonly #series = new Map<string, Series>();
+interface Distribution extends Series {
+  /** Per bucket, not cumulative; the last one is beyond all bounds. */
+  readonly counts: number[];
+  sum: number;
+}
 
-  constructor(names: readonly string[]) {
+function scalar(labels: Record<string, string>): Scalar {
+  return { labels, value: 0 };
+}
+
+function observe(series: Distribution, bounds: readonly number[], value: number): void {
+  let bucket = 0;
+  while (bucket < bounds.length && value > (bounds[bucket] ?? 0)) bucket += 1;
+  series.counts[bucket] = (series.counts[bucket] ?? 0) + 1;
+  series.sum += value;
+}
+
+interface PromSample {
+  readonly metricName: string;
+  readonly labels: Record<string, string | number>;
+  readonly value: number;
+}
+
+/** What prom-client wants of a metric when it is scraped. */
+interface PromSamples {
+  readonly name: string;
+  readonly help: string;
+  readonly type: 'histogram';
+  readonly aggregator: 'sum';
+  readonly values: readonly PromSample[];
+}
+
+function samplesOf(name: string, bounds: readonly number[], { labels, counts, sum }: Distribution): PromSample[] {
+  let total = 0;
+  const samples = counts.map((count, bucket): PromSample => {
+    total += count;
+    return { metricName: `${name}_bucket`, labels: { le: bounds[bucket] ?? '+Inf', ...labels }, value: total };
+  });
+  samples.push(
+    { metricName: `${name}_sum`, labels, value: sum },
+    { metricName: `${name}_count`, labels, value: total },
+  );
+  return samples;
+}
+
+/** The combinations of label values of one metric, at most MAX_SERIES and one for the rest. */
+class SeriesTable<S extends Series> {
+  readonly #names: readonly string[];
+  readonly #empty: (labels: Record<string, string>) => S;
+  readonly #series = new Map<string, S>();
+
+  constructor(names: readonly string[], empty: (labels: Record<string, string>) => S) {
     this.#names = names;
+    this.#empty = empty;
   }
 
   /** The one series of a metric without labels; exists from the start, so that it shows as 0. */
-  only(): Series {
+  only(): S {
     return this.of({});
   }
 
-  of(labels: LabelValues<string>): Series {
+  of(labels: LabelValues<string>): S {
     const key = this.#keyOf(labels);
     return this.#series.get(key) ?? this.#create(key, labels);
   }
 
-  add(labels: LabelValues<string>, by: number): void {
-    this.of(labels).value += by;
-  }
-
-  set(labels: LabelValues<string>, value: number): void {
-    this.of(labels).value = value;
-  }
-
-  all(): Iterable<Series> {
+  all(): Iterable<S> {
     return this.#series.values();
   }
 
   #keyOf(labels: LabelValues<string>): string {
-    const [first] = this.#names;
-    if (this.#names.length === 1 && first !== undefined) return labels[first] ?? '';
-    return this.#names.map((name) => labels[name] ?? '').join('\u0000');
+    let key = '';
+    for (const name of this.#names) key += `${labels[name] ?? ''}\u0000`;
+    return key;
   }
 
-  #create(key: string, labels: LabelValues<string>): Series {
+  #create(key: string, labels: LabelValues<string>): S {
     if (this.#series.size >= MAX_SERIES) {
       const overflow = Object.fromEntries(this.#names.map((name) => [name, 'overflow']));
       const overflowKey = this.#keyOf(overflow);
-      const known = this.#series.get(overflowKey);
-      if (known !== undefined) return known;
-      return this.#insert(overflowKey, overflow);
+      return this.#series.get(overflowKey) ?? this.#insert(overflowKey, overflow);
     }
     return this.#insert(key, Object.fromEntries(this.#names.map((name) => [name, labels[name] ?? ''])));
   }
 
-  #insert(key: string, labels: Record<string, string>): Series {
-    const series = { labels, value: 0 };
+  #insert(key: string, labels: Record<string, string>): S {
+    const series = this.#empty(labels);
     this.#series.set(key, series);
     return series;
   }

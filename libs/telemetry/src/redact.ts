@@ -26,7 +26,19 @@ const MAX_ENTRIES = 100;
 const MAX_TEXT = 1024;
 const MAX_STACK_TEXT = 8192;
 
+/** Log calls use the same few names again and again. */
+const judged = new Map<string, boolean>();
+const MAX_JUDGED = 2000;
+
 export function isSensitiveName(name: string): boolean {
+  const known = judged.get(name);
+  if (known !== undefined) return known;
+  const sensitive = judge(name);
+  if (judged.size < MAX_JUDGED) judged.set(name, sensitive);
+  return sensitive;
+}
+
+function judge(name: string): boolean {
   const plain = name.toLowerCase().replace(/[-_]/g, '');
   return NAMES.has(plain) || PARTS.test(plain);
 }
@@ -94,13 +106,15 @@ function copyError(error: Error, depth: number): Record<string, unknown> {
 }
 
 function copyEntries(entries: readonly (readonly [string, unknown])[], depth: number): Record<string, unknown> {
-  // fromEntries defines, never assigns, so a foreign `__proto__` stays an ordinary key (protocol S14).
-  const kept = entries
-    .slice(0, MAX_ENTRIES)
-    .map(
-      ([name, item]) => [name, isSensitiveName(name) && item !== undefined ? CENSORED : copy(item, depth + 1)] as const,
-    );
-  return Object.fromEntries(kept);
+  const target: Record<string, unknown> = {};
+  for (const [name, item] of entries.length > MAX_ENTRIES ? entries.slice(0, MAX_ENTRIES) : entries) {
+    const value = isSensitiveName(name) && item !== undefined ? CENSORED : copy(item, depth + 1);
+    // Assigning would set the prototype; a foreign `__proto__` is an ordinary key (protocol S14).
+    if (name === '__proto__')
+      Object.defineProperty(target, name, { value, enumerable: true, configurable: true, writable: true });
+    else target[name] = value;
+  }
+  return target;
 }
 
 function shortened(text: string, limit: number): string {
@@ -119,8 +133,12 @@ const MEMBER = new RegExp(
 const AUTHORIZATION = /\b(bearer|basic|digest)\s+[\w.~+/=-]{6,}/gi;
 const URL_CREDENTIALS = /:\/\/[^\s/@"'\\]*@/g;
 
+/** Holds for every text that one of the expressions above could change, and for few others: most lines are done after it. */
+const SUSPECT = /sign|nonce|pin|secret|token|passw|api[-_]?key|credential|login|bearer|basic|digest|@/i;
+
 /** The last line of defence, on a finished log line or any text. */
 export function redactText(text: string): string {
+  if (!SUSPECT.test(text)) return text;
   return text
     .replace(URL_CREDENTIALS, `://${CENSORED}@`)
     .replace(ASSIGNMENT, `$1=${CENSORED}`)
@@ -147,7 +165,7 @@ const SHOWN_PARAMETERS: ReadonlySet<string> = new Set([
   'tag',
 ]);
 
-/** A URL or request target for a log line: credentials and the values of all but known harmless parameters are replaced, names stay. */
+/** A URL or request target for a log line: credentials and all but known harmless parameters are replaced. */
 export function redactUrl(url: string): string {
   const withoutCredentials = url.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^\s/@]*@/i, `$1${CENSORED}@`);
   const mark = withoutCredentials.indexOf('?');
@@ -158,9 +176,9 @@ export function redactUrl(url: string): string {
     .map((pair) => {
       const equals = pair.indexOf('=');
       const name = equals < 0 ? pair : pair.slice(0, equals);
-      // Without `=` the whole text might be a value, such as a token; a name is short and plain.
-      if (equals < 0) return /^[A-Za-z][A-Za-z0-9_]{0,15}$/.test(name) ? name : CENSORED;
-      return SHOWN_PARAMETERS.has(name.toLowerCase()) ? pair : `${shortened(name, 64)}=${CENSORED}`;
+      if (SHOWN_PARAMETERS.has(name.toLowerCase())) return pair;
+      // What is not known by name may itself be a value, such as a bare token with base64 padding.
+      return isSensitiveName(name) && name.length <= 32 && equals >= 0 ? `${name}=${CENSORED}` : CENSORED;
     })
     .join('&');
   return shortened(`${withoutCredentials.slice(0, mark)}?${query}`, MAX_TEXT);

@@ -22,10 +22,11 @@ import { Dispatch } from './dispatch/dispatch.ts';
 import { OwnerCache } from './dispatch/owner-cache.ts';
 import { StoreTimeKeeper } from './dispatch/store-time.ts';
 import { EventFeed } from './event/event-feed.ts';
-import { API_HEADERS, ROUTES, registerApi } from './http/api.ts';
+import { API_HEADERS, type ApiObserver, DOCUMENTED, registerApi } from './http/api.ts';
 import type { Broker } from './http/broker.ts';
 import { renderDocsPage } from './http/docs-page.ts';
 import { createOpenApi } from './http/openapi.ts';
+import type { EventConnections } from './http/stream.ts';
 import { LIMITS } from './limits.ts';
 import { createCommandMetrics } from './metrics.ts';
 import { NodeWatch } from './node/node-watch.ts';
@@ -106,8 +107,27 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const perSecond = config.LAPI_KEY_REQUESTS_PER_SECOND;
   const access = new Access(keys, new RateLimit(perSecond, 2 * perSecond, LIMITS.apiKeys), LIMITS, monotonicMs);
   const feed = new EventFeed({ stream, shardOf: (code) => keyspace.shardOf(code), clock, log });
+  metrics.observed('lapi_event_subscribers', 'Live subscriptions.', () => feed.counts.subscribers);
+  metrics.observed(
+    'lapi_event_subscribers_behind',
+    'Live subscriptions that read from the store.',
+    () => feed.counts.behind,
+  );
+  metrics.observed(
+    'lapi_events_delivered',
+    'Events given to live subscriptions since the start.',
+    () => feed.counts.delivered,
+  );
+  metrics.observed('lapi_event_gaps', 'Gaps told to live subscriptions since the start.', () => feed.counts.gaps);
+  metrics.observed(
+    'lapi_event_slow_closed',
+    'Live subscriptions closed as too slow since the start.',
+    () => feed.counts.slowClosed,
+  );
+  metrics.observed('lapi_event_connections', 'Live event connections.', () => connections?.count ?? 0);
 
   let leaving = false;
+  let connections: EventConnections | undefined;
   let listening: Server | undefined;
   const readiness = (): true | string => {
     if (leaving) return 'draining';
@@ -116,7 +136,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     return dispatch.unready() ?? true;
   };
 
-  const document = createOpenApi(ROUTES, VERSION);
+  const document = createOpenApi(DOCUMENTED, VERSION);
   const broker: Broker = {
     access,
     policy: new PathPolicy(),
@@ -151,7 +171,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
       headers: API_HEADERS,
       onError: (error) => log.error({ err: error }, 'http.handler_failed'),
     });
-    registerApi(server, broker, {
+    const observer: ApiObserver = {
       answered: counts.answered,
       newRequestId: () => {
         requests += 1;
@@ -162,7 +182,8 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
         counts.defects.inc();
         log.error({ err: error, requestId, route }, 'request.failed');
       },
-    });
+    };
+    connections = registerApi(server, broker, observer, { feed, clock });
     listening = await server.listen();
   };
 
@@ -197,6 +218,12 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
       start: listen,
       drain: () => listening?.stopListening(),
       stop: () => listening?.close(),
+    },
+    // Before the feed, which it makes close its subscribers, and before the server, which would cut them.
+    {
+      name: 'event connections',
+      drain: (deadlineMs) => connections?.drain(deadlineMs),
+      stop: () => connections?.stop(),
     },
     {
       name: 'service',

@@ -13,7 +13,10 @@ export const CommandSettings = z
   .object({
     LAPI_API_HOST: z.string().default('0.0.0.0').describe('Address of the platform API.'),
     LAPI_API_PORT: port(8080).describe('Port of the platform API; 0 takes any free one.'),
-    LAPI_PROBE_HOST: z.string().default('127.0.0.1').describe('Address of the probe listener: /livez, /readyz, /metrics.'),
+    LAPI_PROBE_HOST: z
+      .string()
+      .default('127.0.0.1')
+      .describe('Address of the probe listener: /livez, /readyz, /metrics.'),
     LAPI_PROBE_PORT: port(9080).describe('Port of the probe listener; 0 takes any free one.'),
     REDIS_URL: z
       .string()
@@ -24,14 +27,22 @@ export const CommandSettings = z
       .regex(/^[a-z0-9-]{1,32}$/, 'must be 1–32 of a–z 0–9 -')
       .default('lapi')
       .describe('Prefix of all keys and channels in Redis.'),
-    LAPI_SHARDS: z.coerce.number().int().min(1).max(256).default(16).describe('Key-space partitions; fixed at first start.'),
+    LAPI_SHARDS: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(256)
+      .default(16)
+      .describe('Key-space partitions; fixed at first start.'),
     LAPI_SECRET_KEY: secret(masterKey()).describe(
       'Master key that seals device secrets: base64 of 32 random bytes, the same on all processes.',
     ),
     LAPI_SECRET_KEY_PREVIOUS: secret(masterKey()).optional().describe('The master key before the last rotation.'),
     LAPI_API_KEY: secret(z.string().regex(/^[A-Za-z0-9._~+/=-]{1,256}$/, 'must be 1–256 of A–Z a–z 0–9 . _ ~ + / = -'))
       .optional()
-      .describe('An API key with the admin scope, stored as a hash at start, so that a new installation has a first one.'),
+      .describe(
+        'An API key with the admin scope, stored as a hash at start, so that a new installation has a first one.',
+      ),
     LAPI_ALLOW_WEAK_SECRETS: z
       .stringbool()
       .default(false)
@@ -59,10 +70,13 @@ export const CommandSettings = z
       .describe('Least level that is logged.'),
     ...LIMIT_VARIABLES,
   })
-  .refine(({ LAPI_API_KEY, LAPI_ALLOW_WEAK_SECRETS }) => LAPI_ALLOW_WEAK_SECRETS || (LAPI_API_KEY?.length ?? 32) >= 32, {
-    path: ['LAPI_API_KEY'],
-    message: 'must be at least 32 random characters (LAPI_ALLOW_WEAK_SECRETS=true accepts any, for tests)',
-  });
+  .refine(
+    ({ LAPI_API_KEY, LAPI_ALLOW_WEAK_SECRETS }) => LAPI_ALLOW_WEAK_SECRETS || (LAPI_API_KEY?.length ?? 32) >= 32,
+    {
+      path: ['LAPI_API_KEY'],
+      message: 'must be at least 32 random characters (LAPI_ALLOW_WEAK_SECRETS=true accepts any, for tests)',
+    },
+  );
 
 export type CommandConfig = Readonly<z.infer<typeof CommandSettings>> & { readonly profileOverrides: unknown };
 
@@ -70,5 +84,8 @@ export type CommandConfig = Readonly<z.infer<typeof CommandSettings>> & { readon
 export function readCommandConfig(env: NodeJS.ProcessEnv): CommandConfig {
   const config = readConfig(CommandSettings, env);
   const file = config.LAPI_PROFILES_FILE;
-  return Object.freeze({ ...config, profileOverrides: file === undefined ? {} : JSON.parse(readFileSync(file, 'utf8')) });
+  return Object.freeze({
+    ...config,
+    profileOverrides: file === undefined ? {} : JSON.parse(readFileSync(file, 'utf8')),
+  });
 }

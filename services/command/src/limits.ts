@@ -40,13 +40,17 @@ export const LIMIT_VARIABLES = {
     .min(0)
     .max(60_000)
     .default(5_000)
-    .describe('How long a looked-up owner is used before the next look-up, in ms. A wrong one costs a refusal and a second look-up.'),
+    .describe(
+      'How long a looked-up owner is used before the next look-up, in ms. A wrong one costs a refusal and a second look-up.',
+    ),
   LAPI_KEY_REQUESTS_PER_SECOND: z.coerce
     .number()
     .min(0)
     .max(10_000_000)
     .default(20_000)
-    .describe('Requests per second of one API key in one process, with a burst of twice as many; above it 429. 0 = no limit.'),
+    .describe(
+      'Requests per second of one API key in one process, with a burst of twice as many; above it 429. 0 = no limit.',
+    ),
 } as const;
 
 /** Fixed bounds. */

@@ -8,12 +8,23 @@ export type CommandMetrics = ReturnType<typeof createCommandMetrics>;
 export function createCommandMetrics(metrics: Metrics) {
   const commands = metrics.counter('lapi_commands_total', 'Direct commands ended, by outcome.', ['outcome']);
   const seconds = metrics.histogram('lapi_command_duration_seconds', 'From acceptance to the end of a direct command.');
-  const located = metrics.counter('lapi_owner_lookups_total', 'Owners found, in memory or in the registry.', ['source']);
+  const located = metrics.counter('lapi_owner_lookups_total', 'Owners found, in memory or in the registry.', [
+    'source',
+  ]);
   const published = metrics.counter('lapi_command_publishes_total', 'Command frames given to the bus.');
-  const retried = metrics.counter('lapi_command_second_tries_total', 'Commands looked up again because nothing was written.');
+  const retried = metrics.counter(
+    'lapi_command_second_tries_total',
+    'Commands looked up again because nothing was written.',
+  );
   const late = metrics.counter('lapi_late_replies_total', 'Replies to commands that had ended.');
-  const foreign = metrics.counter('lapi_foreign_frames_total', 'Frames on the reply channel that no version of ours wrote.');
-  const requests = metrics.counter('lapi_http_requests_total', 'Requests to the API, by route and status.', ['route', 'status']);
+  const foreign = metrics.counter(
+    'lapi_foreign_frames_total',
+    'Frames on the reply channel that no version of ours wrote.',
+  );
+  const requests = metrics.counter('lapi_http_requests_total', 'Requests to the API, by route and status.', [
+    'route',
+    'status',
+  ]);
   const meter: DispatchMeter = {
     ended(outcome, ms) {
       commands.inc({ outcome });

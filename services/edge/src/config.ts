@@ -16,45 +16,99 @@ export const EdgeSettings = z.object({
   LAPI_NODE_NAME: z
     .string()
     .refine(isNodeName, 'must be 1–63 letters, digits or -')
-    .default(hostname().replace(/[^A-Za-z0-9-]/g, '-').slice(0, 63))
+    .default(
+      hostname()
+        .replace(/[^A-Za-z0-9-]/g, '-')
+        .slice(0, 63),
+    )
     .describe('Name of this node, unique among the edge nodes. A restart keeps the name and gets a new incarnation.'),
   LAPI_DEVICE_HOST: z.string().default('0.0.0.0').describe('Address on which devices connect.'),
   LAPI_DEVICE_PORT: port(8090).describe('Port on which devices connect; 0 takes any free one.'),
-  LAPI_DEVICE_TLS_CERT: z.string().optional().describe('Certificate file; with LAPI_DEVICE_TLS_KEY the device listener speaks wss.'),
+  LAPI_DEVICE_TLS_CERT: z
+    .string()
+    .optional()
+    .describe('Certificate file; with LAPI_DEVICE_TLS_KEY the device listener speaks wss.'),
   LAPI_DEVICE_TLS_KEY: z.string().optional().describe('Private key file of the certificate.'),
-  LAPI_PUBLIC_ADDRESS: z.string().default('').describe('Where devices reach this node, for people to read in GET /v1/nodes.'),
-  LAPI_PROBE_HOST: z.string().default('127.0.0.1').describe('Address of the probe listener: /livez, /readyz, /metrics.'),
+  LAPI_PUBLIC_ADDRESS: z
+    .string()
+    .default('')
+    .describe('Where devices reach this node, for people to read in GET /v1/nodes.'),
+  LAPI_PROBE_HOST: z
+    .string()
+    .default('127.0.0.1')
+    .describe('Address of the probe listener: /livez, /readyz, /metrics.'),
   LAPI_PROBE_PORT: port(9090).describe('Port of the probe listener; 0 takes any free one.'),
   REDIS_URL: z
     .string()
     .default('redis://127.0.0.1:6379')
     .describe('redis://host:port, rediss://…, redis+sentinel://host:port,…/name or redis+cluster://host:port,….'),
-  LAPI_KEY_PREFIX: z.string().regex(/^[a-z0-9-]{1,32}$/).default('lapi').describe('Prefix of all keys and channels in Redis.'),
-  LAPI_SHARDS: z.coerce.number().int().min(1).max(256).default(16).describe('Key-space partitions; fixed at first start.'),
-  LAPI_SECRET_KEY: keyBytes(32).describe('Master key that opens device secrets: base64 of 32 bytes, the same on all processes.').meta({ secret: true }),
-  LAPI_SECRET_KEY_PREVIOUS: keyBytes(32).optional().describe('The master key before the last rotation.').meta({ secret: true }),
-  LAPI_NONCE_KEY: keyBytes(32).describe('Key of the registration nonces: base64 of 32 bytes, the same on all edges.').meta({ secret: true }),
-  LAPI_NONCE_KEY_PREVIOUS: keyBytes(32).optional().describe('The nonce key before the last rotation.').meta({ secret: true }),
-  LAPI_NONCE_TTL_SECONDS: z.coerce.number().int().min(30).max(300).default(120).describe('How long a nonce may be used.'),
-  LAPI_CHALLENGE_SHAPE: z.enum(['union', 'bare', 'wrapped']).default('union').describe('Body of the 401 on this listener.'),
-  LAPI_PROFILES_FILE: z.string().optional().describe('JSON file with device profiles that add to or override the built-in ones.'),
+  LAPI_KEY_PREFIX: z
+    .string()
+    .regex(/^[a-z0-9-]{1,32}$/)
+    .default('lapi')
+    .describe('Prefix of all keys and channels in Redis.'),
+  LAPI_SHARDS: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(256)
+    .default(16)
+    .describe('Key-space partitions; fixed at first start.'),
+  LAPI_SECRET_KEY: keyBytes(32)
+    .describe('Master key that opens device secrets: base64 of 32 bytes, the same on all processes.')
+    .meta({ secret: true }),
+  LAPI_SECRET_KEY_PREVIOUS: keyBytes(32)
+    .optional()
+    .describe('The master key before the last rotation.')
+    .meta({ secret: true }),
+  LAPI_NONCE_KEY: keyBytes(32)
+    .describe('Key of the registration nonces: base64 of 32 bytes, the same on all edges.')
+    .meta({ secret: true }),
+  LAPI_NONCE_KEY_PREVIOUS: keyBytes(32)
+    .optional()
+    .describe('The nonce key before the last rotation.')
+    .meta({ secret: true }),
+  LAPI_NONCE_TTL_SECONDS: z.coerce
+    .number()
+    .int()
+    .min(30)
+    .max(300)
+    .default(120)
+    .describe('How long a nonce may be used.'),
+  LAPI_CHALLENGE_SHAPE: z
+    .enum(['union', 'bare', 'wrapped'])
+    .default('union')
+    .describe('Body of the 401 on this listener.'),
+  LAPI_PROFILES_FILE: z
+    .string()
+    .optional()
+    .describe('JSON file with device profiles that add to or override the built-in ones.'),
   LAPI_LIVENESS_FLOOR_SECONDS: z.coerce
     .number()
     .min(1)
     .default(90)
     .describe('A silent device is dropped after 2.5 times its keepalive interval, but not before this.'),
-  LAPI_MAX_SESSIONS: z.coerce.number().int().min(1).default(50_000).describe('Devices this node takes; further ones get 503.'),
+  LAPI_MAX_SESSIONS: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .default(50_000)
+    .describe('Devices this node takes; further ones get 503.'),
   LAPI_REGISTRATIONS_PER_SECOND: z.coerce
     .number()
     .min(1)
     .default(500)
-    .describe('Admission: first GETs answered per second, with a burst of twice as many; beyond it 503 with Retry-After.'),
+    .describe(
+      'Admission: first GETs answered per second, with a burst of twice as many; beyond it 503 with Retry-After.',
+    ),
   LAPI_CONNECTIONS_PER_ADDRESS: z.coerce
     .number()
     .int()
     .min(0)
     .default(256)
-    .describe('Open unauthenticated connections per address; size it for the largest site behind one NAT. 0 = no limit.'),
+    .describe(
+      'Open unauthenticated connections per address; size it for the largest site behind one NAT. 0 = no limit.',
+    ),
   LAPI_FAILURES_BEFORE_DELAY: z.coerce
     .number()
     .int()
@@ -80,7 +134,10 @@ export const EdgeSettings = z.object({
     .max(3_600)
     .default(20)
     .describe('After SIGTERM: how long closing the devices may take.'),
-  LAPI_LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'silent']).default('info').describe('Least level that is logged.'),
+  LAPI_LOG_LEVEL: z
+    .enum(['fatal', 'error', 'warn', 'info', 'debug', 'silent'])
+    .default('info')
+    .describe('Least level that is logged.'),
 });
 
 export type EdgeConfig = Readonly<z.infer<typeof EdgeSettings>> & { readonly profileOverrides: unknown };
@@ -89,5 +146,8 @@ export type EdgeConfig = Readonly<z.infer<typeof EdgeSettings>> & { readonly pro
 export function readEdgeConfig(env: NodeJS.ProcessEnv): EdgeConfig {
   const config = readConfig(EdgeSettings, env);
   const file = config.LAPI_PROFILES_FILE;
-  return Object.freeze({ ...config, profileOverrides: file === undefined ? {} : JSON.parse(readFileSync(file, 'utf8')) });
+  return Object.freeze({
+    ...config,
+    profileOverrides: file === undefined ? {} : JSON.parse(readFileSync(file, 'utf8')),
+  });
 }

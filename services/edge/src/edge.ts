@@ -1,5 +1,5 @@
 /** Puts an edge node together: which part needs which, and in what order they start. Nothing is decided here.
- *  Start: probes → stores → lease and inbox → device listener. Stop runs backwards; a drain closes the devices first. */
+ *  Start: probes → stores → device listener → lease and inbox. Stop runs backwards; a drain closes the devices first. */
 
 import { randomBytes } from 'node:crypto';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
@@ -41,6 +41,7 @@ const STATE_TIMEOUT_MS = 2_000;
 const EVENT_TIMEOUT_MS = 5_000;
 const CONNECT_DEADLINE_MS = 15_000;
 const TICK_MS = 50;
+const LOOP_RESOLUTION_MS = 20;
 const VERSION = '0.1.0';
 
 export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
@@ -103,7 +104,8 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     const session = sessions.get(message.code);
     if (message.type === 'provisioning_changed') {
       credentials.forget(message.code);
-      if (session !== undefined) void recheck(session).catch((error) => log.warn({ err: error }, 'provisioning.check_failed'));
+      if (session !== undefined)
+        void recheck(session).catch((error) => log.warn({ err: error }, 'provisioning.check_failed'));
       return;
     }
     if (session === undefined) return;
@@ -115,7 +117,8 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   const recheck = async (session: Session): Promise<void> => {
     const fresh = await credentials.read(session.code, clock.monotonicMs());
     if (!session.isOpen) return;
-    const active = fresh?.enabled === true && fresh.secrets.some((secret) => fingerprint(secret) === session.secretFingerprint);
+    const active =
+      fresh?.enabled === true && fresh.secrets.some((secret) => fingerprint(secret) === session.secretFingerprint);
     if (!active) session.close(1008, 'revoked', 'revoked');
     else session.tags = fresh.tags;
   };
@@ -224,6 +227,8 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     { name: 'stream', stop: () => stream.stop() },
     { name: 'bus', stop: () => pubsub.stop() },
     { name: 'inbox', stop: () => inbox.stop() },
+    // Before the lease, which announces its port; registrations get 503 until the lease is held.
+    listener,
     ownership,
     ticker(() => {
       const nowMs = clock.monotonicMs();
@@ -242,11 +247,11 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       },
       stop: async () => {
         leaving = true;
+        listener.stopListening();
         for (const session of [...sessions.values()]) session.close(1001, 'node stopping', 'draining');
         await ownership.settled();
       },
     },
-    listener,
     {
       name: 'service',
       start: () => log.info({ node: ownership.node, port: listener.port, probePort: probes.port }, 'service.ready'),
@@ -281,7 +286,7 @@ function ticker(tick: () => void): Part {
 
 /** Event loop delay and session count since the last beat. */
 function loadMeter(sessions: SessionTable): Part & { read(): NodeLoad } {
-  const delay = monitorEventLoopDelay({ resolution: 20 });
+  const delay = monitorEventLoopDelay({ resolution: LOOP_RESOLUTION_MS });
   let last = 0;
   return {
     name: 'load',
@@ -292,12 +297,13 @@ function loadMeter(sessions: SessionTable): Part & { read(): NodeLoad } {
       delay.disable();
     },
     read: () => {
-      const loopLagMs = Math.round(delay.percentile(99) / 1e4) / 100;
+      // The histogram holds the length of its own timer too.
+      const loopLagMs = Math.max(0, Math.round(delay.percentile(99) / 1e6 - LOOP_RESOLUTION_MS));
       delay.reset();
       const opened = sessions.opened;
       const registrations = Math.round(((opened - last) * 1_000) / LEASE_BEAT_MS);
       last = opened;
-      return { sessions: sessions.size, registrations, loopLagMs: Number.isFinite(loopLagMs) ? loopLagMs : 0 };
+      return { sessions: sessions.size, registrations, loopLagMs };
     },
   };
 }

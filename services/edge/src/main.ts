@@ -1,11 +1,13 @@
-import { configHelp, ConfigError, runProcess } from '@lapi-broker/runtime';
+import { ConfigError, configHelp, runProcess } from '@lapi-broker/runtime';
 import { createLog } from '@lapi-broker/telemetry';
 import { type EdgeConfig, EdgeSettings, readEdgeConfig } from './config.ts';
 import { createEdge } from './edge.ts';
 
 function configOrExit(): EdgeConfig {
   if (process.argv.includes('--help')) {
-    process.stdout.write(configHelp('LAPI Broker edge node: takes the connections of devices.\nUsage: edge [--help]', EdgeSettings));
+    process.stdout.write(
+      configHelp('LAPI Broker edge node: takes the connections of devices.\nUsage: edge [--help]', EdgeSettings),
+    );
     process.exit(0);
   }
   try {

@@ -9,8 +9,15 @@ export function createEdgeMetrics(metrics: Metrics) {
     sessions: metrics.gauge('lapi_sessions', 'Open device sessions of this node.'),
     registrations: metrics.counter('lapi_registrations_total', 'Devices that got their 101.'),
     challenges: metrics.counter('lapi_challenges_total', 'First GETs answered with a nonce.'),
-    registerRejected: metrics.counter('lapi_register_rejected_total', 'Registrations refused, by reason (protocol 2.6).', ['reason']),
-    sessionIdSeen: metrics.counter('lapi_register_session_id_total', 'Registrations that carried a SessionID, which is ignored (protocol 2.5).'),
+    registerRejected: metrics.counter(
+      'lapi_register_rejected_total',
+      'Registrations refused, by reason (protocol 2.6).',
+      ['reason'],
+    ),
+    sessionIdSeen: metrics.counter(
+      'lapi_register_session_id_total',
+      'Registrations that carried a SessionID, which is ignored (protocol 2.5).',
+    ),
     sessionClosed: metrics.counter('lapi_session_closed_total', 'Sessions ended, by reason.', ['reason']),
     frames: metrics.counter('lapi_device_frames_total', 'Frames from devices, by what they were.', ['type']),
     lateResponses: metrics.counter('lapi_late_responses_total', 'Responses whose Cseq no call waits for.'),

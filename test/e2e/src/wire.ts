@@ -35,8 +35,18 @@ export function signOf(identity: Identity, nonce: string): string {
   return createHmac('sha256', secret).update(`${vendor}/${deviceType}/${code}/${algorithm}/${nonce}`).digest('base64');
 }
 
-export function registerQuery(identity: Identity, nonce: string, changes: Readonly<Record<string, string>> = {}): string {
-  const { code, vendor = 'Uniview', deviceType = 'NVR', algorithm = 'HMAC-SHA256', cnonce = 'zY9xW8vU7tS6rQ5p' } = identity;
+export function registerQuery(
+  identity: Identity,
+  nonce: string,
+  changes: Readonly<Record<string, string>> = {},
+): string {
+  const {
+    code,
+    vendor = 'Uniview',
+    deviceType = 'NVR',
+    algorithm = 'HMAC-SHA256',
+    cnonce = 'zY9xW8vU7tS6rQ5p',
+  } = identity;
   const parameters: Record<string, string> = {
     Vendor: vendor,
     DeviceType: deviceType,
@@ -76,7 +86,11 @@ export class Wire {
   /** `url`: ws://host:port of an edge. `from`: loopback source address, to be another "site". */
   static async connect(url: string, from?: string): Promise<Wire> {
     const { hostname, port } = new URL(url);
-    const socket = createConnection({ host: hostname, port: Number(port), ...(from === undefined ? {} : { localAddress: from }) });
+    const socket = createConnection({
+      host: hostname,
+      port: Number(port),
+      ...(from === undefined ? {} : { localAddress: from }),
+    });
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
       socket.once('error', reject);
@@ -109,7 +123,11 @@ export class Wire {
     });
   }
 
-  async request(method: string, target: string, headers: Readonly<Record<string, string | null>> = {}): Promise<HttpAnswer> {
+  async request(
+    method: string,
+    target: string,
+    headers: Readonly<Record<string, string | null>> = {},
+  ): Promise<HttpAnswer> {
     const lines = Object.entries({ Host: 'broker.example', ...headers }).flatMap(([name, value]) =>
       value === null ? [] : [`${name}: ${value}`],
     );
@@ -135,7 +153,10 @@ export class Wire {
   }
 
   /** Takes the first text frame that matches, as parsed JSON. */
-  async message(matches: (message: Record<string, unknown>) => boolean = () => true, deadlineMs = 10_000): Promise<Record<string, unknown>> {
+  async message(
+    matches: (message: Record<string, unknown>) => boolean = () => true,
+    deadlineMs = 10_000,
+  ): Promise<Record<string, unknown>> {
     return await waitFor(
       () => {
         for (const [i, frame] of this.frames.entries()) {

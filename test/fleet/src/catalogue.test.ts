@@ -1,7 +1,7 @@
 /** What a user sees of a device's resources, without any network. */
 
 import { expect, test } from 'vitest';
-import { type CatalogueAnswer, answerFromCatalogue } from './catalogue.ts';
+import { answerFromCatalogue, type CatalogueAnswer } from './catalogue.ts';
 import { type Json, readMessage } from './envelope.ts';
 import { Equipment } from './equipment.ts';
 import { createPictures } from './picture.ts';
@@ -40,7 +40,7 @@ test.each([
   ['radar', 16, [0, 0]],
 ] as const)('%s numbers its channels as protocol 12 says', (profile, channels, [first, last]) => {
   const { data } = createDevice(profile, channels).ask('GET', '/Channels/System/ChannelDetailInfos');
-  const ids = (data?.DetailInfos as { ID: number }[]).map(({ ID }) => ID);
+  const ids = ((data?.DetailInfos ?? []) as { ID: number }[]).map(({ ID }) => ID);
   expect([ids[0], ids.at(-1)]).toEqual([first, last]);
   expect(data?.Nums).toBe(ids.length);
 });
@@ -96,7 +96,10 @@ test('a preset that was set is listed, and going to it restores where the camera
   expect(ask('PUT', '/Channels/1/PTZ/Presets/3/Goto', {}, 5000).code).toBe(0);
   expect(ask('GET', '/Channels/1/PTZ/Status', {}, 9000).data).toMatchObject({ Pan: 10, Tilt: 0, Moving: 0 });
 
-  expect(ask('POST', '/Channels/1/PTZ/Presets', { Name: 'Yard' })).toMatchObject({ code: 0, members: { CreatedID: 1 } });
+  expect(ask('POST', '/Channels/1/PTZ/Presets', { Name: 'Yard' })).toMatchObject({
+    code: 0,
+    members: { CreatedID: 1 },
+  });
   expect(ask('DELETE', '/Channels/1/PTZ/Presets/3').code).toBe(0);
   expect(ask('GET', '/Channels/1/PTZ/Presets').data).toEqual({ Nums: 1, PresetInfos: [{ ID: 1, Name: 'Yard' }] });
 });
@@ -110,7 +113,10 @@ test('stream sessions are kept, refused twice (202) and limited (203), and missi
   const start = (id: string) => ask('POST', '/Channels/1/Media/Video/Streams/0/Sessions', { SessionID: id, Type: 1 });
   expect(start('a').code).toBe(0);
   expect(start('a').code).toBe(202);
-  expect(ask('GET', '/Channels/1/Media/Video/Streams/Sessions').data).toEqual({ Nums: 1, SessionInfoList: [{ SessionID: 'a', Type: 1 }] });
+  expect(ask('GET', '/Channels/1/Media/Video/Streams/Sessions').data).toEqual({
+    Nums: 1,
+    SessionInfoList: [{ SessionID: 'a', Type: 1 }],
+  });
   expect(ask('DELETE', '/Channels/1/Media/Video/Streams/0/Sessions/b').code).toBe(201);
   expect(ask('DELETE', '/Channels/1/Media/Video/Streams/0/Sessions/a').code).toBe(0);
   for (let index = 0; index < 8; index += 1) expect(start(`s${index}`).code).toBe(0);

@@ -3,8 +3,8 @@
  *  Decisions depend on the equipment, the request and the time given; the only side effect is on the equipment. */
 
 import { type Answer, type DeviceRequest, type Json, numberOf } from './envelope.ts';
-import { type ChannelMemory, type Equipment } from './equipment.ts';
-import { type PicturePair } from './picture.ts';
+import type { ChannelMemory, Equipment } from './equipment.ts';
+import type { PicturePair } from './picture.ts';
 import { command, viewAt } from './ptz.ts';
 
 /** What the catalogue needs to answer. */
@@ -126,9 +126,7 @@ function basicInfo({ equipment }: Call): Answer {
       DeviceModel: profile.model,
       DeviceConfig: profile.deviceType,
       SerialNumber: code,
-      MAC: address
-        .split('.')
-        .reduce((mac, part) => `${mac}:${Number(part).toString(16).padStart(2, '0')}`, '02:00'),
+      MAC: address.split('.').reduce((mac, part) => `${mac}:${Number(part).toString(16).padStart(2, '0')}`, '02:00'),
       FirmwareVersion: 'SIM-B1000.1.0.240101',
     },
   };
@@ -150,7 +148,15 @@ function capabilities({ equipment }: Call): Answer {
 }
 
 function readTime({ equipment, nowMs }: Call): Answer {
-  return { code: 0, data: { TimeZone: 'GMT+00:00', DeviceTime: Math.floor(equipment.clockMs(nowMs) / 1000), DateFormat: 1, HourFormat: 1 } };
+  return {
+    code: 0,
+    data: {
+      TimeZone: 'GMT+00:00',
+      DeviceTime: Math.floor(equipment.clockMs(nowMs) / 1000),
+      DateFormat: 1,
+      HourFormat: 1,
+    },
+  };
 }
 
 function setTime({ equipment, nowMs, request }: Call): Answer {
@@ -191,7 +197,9 @@ function channelDetails({ equipment }: Call): Answer {
 }
 
 function storage({ equipment }: Call): Answer {
-  const disks = equipment.profile.hasDisk ? [{ ID: 1, Status: 3, Manufacturer: 'SIM', TotalCapacity: 4_000_000, RemainCapacity: 250_000 }] : [];
+  const disks = equipment.profile.hasDisk
+    ? [{ ID: 1, Status: 3, Manufacturer: 'SIM', TotalCapacity: 4_000_000, RemainCapacity: 250_000 }]
+    : [];
   return { code: 0, data: { LocalHDDNum: disks.length, LocalHDDList: disks } };
 }
 
@@ -205,7 +213,10 @@ function recordUrl({ equipment, request }: Call, _channel: ChannelMemory, id: nu
   const span = spanOf(request);
   if (span === undefined) return INVALID;
   const session = encodeURIComponent(request.query.get('SessionID') ?? '0');
-  return { code: 0, data: { URL: `http://${equipment.address}:80/record/c${id}/b${span.begin}/e${span.end}?session=${session}` } };
+  return {
+    code: 0,
+    data: { URL: `http://${equipment.address}:80/record/c${id}/b${span.begin}/e${span.end}?session=${session}` },
+  };
 }
 
 function records({ equipment, request, params }: Call): Answer {
@@ -298,7 +309,9 @@ function ptzStatus({ nowMs }: Call, channel: ChannelMemory): Answer {
 function listPresets({ request }: Call, channel: ChannelMemory): Answer {
   const offset = numberOf(request.query.get('Offset')) ?? 0;
   const limit = numberOf(request.query.get('Limit')) ?? PRESETS_PER_CHANNEL;
-  const all = [...channel.presets].sort(([left], [right]) => left - right).map(([id, { name }]) => ({ ID: id, Name: name }));
+  const all = [...channel.presets]
+    .sort(([left], [right]) => left - right)
+    .map(([id, { name }]) => ({ ID: id, Name: name }));
   return { code: 0, data: { Nums: all.length, PresetInfos: all.slice(offset, offset + limit) } };
 }
 
@@ -314,7 +327,8 @@ function setPreset(call: Call, channel: ChannelMemory): Answer {
 
 function storePreset({ request, nowMs }: Call, channel: ChannelMemory, id: number): Answer {
   const name = request.data.Name ?? `Preset ${id}`;
-  if (!Number.isInteger(id) || id < 1 || id > PRESETS_PER_CHANNEL || typeof name !== 'string' || name.length > 64) return INVALID;
+  if (!Number.isInteger(id) || id < 1 || id > PRESETS_PER_CHANNEL || typeof name !== 'string' || name.length > 64)
+    return INVALID;
   channel.presets.set(id, { name, view: viewAt(channel.ptz, nowMs) });
   return { code: 0, data: { ID: id } };
 }

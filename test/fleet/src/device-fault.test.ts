@@ -21,25 +21,33 @@ test('mute: calls stay unanswered while keepalives and events go on', async () =
   await server.until(() => server.requestsOf(device.code, '/Keepalive').length > before, 'a keepalive');
 });
 
-test.each([{ wrongSignature: true }, { unknownCode: true }])('%o: registration is refused at step 2 and tried again', async (faults) => {
-  await using bench = await createBench();
-  const device = bench.device({ faults });
-  const failed = next(device, 'failed');
-  device.start();
-  expect(await failed).toMatchObject({ step: 2, httpStatus: 401 });
-  await bench.server.until(() => bench.server.refusals >= 2, 'a second try');
-  expect(bench.server.registrations).toHaveLength(0);
-});
+test.each([{ wrongSignature: true }, { unknownCode: true }])(
+  '%o: registration is refused at step 2 and tried again',
+  async (faults) => {
+    await using bench = await createBench();
+    const device = bench.device({ faults });
+    const failed = next(device, 'failed');
+    device.start();
+    expect(await failed).toMatchObject({ step: 2, httpStatus: 401 });
+    await bench.server.until(() => bench.server.refusals >= 2, 'a second try');
+    expect(bench.server.registrations).toHaveLength(0);
+  },
+);
 
 test('half-open: nothing is read or written any more, and TCP stays open', async () => {
   await using bench = await createBench({ timeoutS: 0.05 });
   const { server } = bench;
-  const device = await bench.onlineDevice({ faults: { halfOpenAfterMs: 150 } });
+  const device = await bench.onlineDevice({ faults: { halfOpenAfterMs: 150 }, answerDeadlineMs: 300 });
   await server.until(() => server.requestsOf(device.code, '/Keepalive').length >= 2, 'keepalives at first');
-  while ((await server.call(device.code, 'GET', '/System/DeviceInfo', {}, 100)) !== undefined) expect(device.state).toBe('online');
+  while ((await server.call(device.code, 'GET', '/System/DeviceInfo', {}, 100)) !== undefined)
+    expect(device.state).toBe('online');
   const seen = server.received.length;
-  expect(await server.call(device.code, 'GET', '/System/DeviceInfo', {}, 200)).toBeUndefined();
+  const unanswered = device.notify('Alarm', {});
+  server.sendText(device.code, 'x'.repeat(16 * 1024 * 1024));
+  expect(await unanswered).toEqual({ status: 'unanswered' });
   expect(server.received.length).toBe(seen);
+  // More than the kernel takes for a reader that does not read.
+  expect(server.unsentBytes(device.code)).toBeGreaterThan(0);
   expect(server.online).toEqual([device.code]);
   expect(device.state).toBe('online');
   device.cut();
@@ -70,7 +78,10 @@ test('no keepalive: none is sent, and calls are answered', async () => {
   await using bench = await createBench({ timeoutS: 0.05 });
   const { code } = await bench.onlineDevice({ faults: { noKeepalive: true } });
   const reference = await bench.onlineDevice();
-  await bench.server.until(() => bench.server.requestsOf(reference.code, '/Keepalive').length >= 5, 'keepalives of another device');
+  await bench.server.until(
+    () => bench.server.requestsOf(reference.code, '/Keepalive').length >= 5,
+    'keepalives of another device',
+  );
   expect((await bench.server.call(code, 'GET', '/System/DeviceInfo'))?.code).toBe(0);
   expect(bench.server.requestsOf(code, '/Keepalive')).toHaveLength(0);
 });
@@ -85,11 +96,14 @@ test('garbage: text that is no JSON, and binary messages, keep coming', async ()
   expect(server.unreadable.find(({ code }) => code === binary.code)?.isBinary).toBe(true);
 });
 
-test.each(['utf8', 'rsv'] as const)('garbage %s: the frame breaks the rules, so the server drops the connection (E6)', async (garbage) => {
-  await using bench = await createBench();
-  const device = await bench.onlineDevice({ faults: { garbage } });
-  expect(await next(device, 'offline')).toMatchObject({ cause: 'remote' });
-});
+test.each(['utf8', 'rsv'] as const)(
+  'garbage %s: the frame breaks the rules, so the server drops the connection (E6)',
+  async (garbage) => {
+    await using bench = await createBench();
+    const device = await bench.onlineDevice({ faults: { garbage } });
+    expect(await next(device, 'offline')).toMatchObject({ cause: 'remote' });
+  },
+);
 
 test('unmasked: the answer is a frame without a mask, which a strict server refuses (E4)', async () => {
   await using bench = await createBench();

@@ -3,24 +3,27 @@
 import { expect, test } from 'vitest';
 import { createBench, next } from './fixture/bench.ts';
 
-test.each(['union', 'bare', 'wrapped'] as const)('the challenge shape %s leads to a signed registration (H3)', async (challengeShape) => {
-  await using bench = await createBench({ challengeShape });
-  const device = bench.device();
-  const online = next(device, 'online');
-  device.start();
-  expect(await online).toMatchObject({ echoed: true, ack: { cnonce: expect.stringMatching(/^[0-9a-f]{16}$/) } });
-  const [registration] = bench.server.registrations;
-  expect([...(registration?.query.keys() ?? [])]).toEqual([
-    'Vendor',
-    'DeviceType',
-    'DeviceCode',
-    'Algorithm',
-    'Nonce',
-    'Cnonce',
-    'Sign',
-  ]);
-  expect(registration?.query.get('Vendor')).toBe('Uniview');
-});
+test.each(['union', 'bare', 'wrapped'] as const)(
+  'the challenge shape %s leads to a signed registration (H3)',
+  async (challengeShape) => {
+    await using bench = await createBench({ challengeShape });
+    const device = bench.device();
+    const online = next(device, 'online');
+    device.start();
+    expect(await online).toMatchObject({ echoed: true, ack: { cnonce: expect.stringMatching(/^[0-9a-f]{16}$/) } });
+    const [registration] = bench.server.registrations;
+    expect([...(registration?.query.keys() ?? [])]).toEqual([
+      'Vendor',
+      'DeviceType',
+      'DeviceCode',
+      'Algorithm',
+      'Nonce',
+      'Cnonce',
+      'Sign',
+    ]);
+    expect(registration?.query.get('Vendor')).toBe('Uniview');
+  },
+);
 
 test('the two steps use two connections, or one when asked to (H4)', async () => {
   await using bench = await createBench();
@@ -58,7 +61,12 @@ test('keepalives come at the interval the server tells, counted from its answer 
   expect(Math.min(...gaps)).toBeGreaterThanOrEqual(195);
   expect(gaps.toSorted((left, right) => left - right)[Math.floor(gaps.length / 2)]).toBeLessThan(400);
   expect(device.keepaliveMs).toBe(200);
-  expect(keepalives()[0]?.message).toEqual({ RequestURL: '/LAPI/V1.0/System/UpServer/Keepalive', Method: 'PUT', Cseq: 1, Data: {} });
+  expect(keepalives()[0]?.message).toEqual({
+    RequestURL: '/LAPI/V1.0/System/UpServer/Keepalive',
+    Method: 'PUT',
+    Cseq: 1,
+    Data: {},
+  });
 });
 
 test('a server that leaves keepalives unanswered is given up, and the device registers again', async () => {
@@ -75,10 +83,18 @@ test('a call is answered with its own URL and Cseq, and what was set is seen by 
   const { code } = await bench.onlineDevice();
   const info = await server.call(code, 'GET', '/System/DeviceInfo?x=1');
   expect(Object.keys(info?.message ?? {})).toEqual(['ResponseURL', 'ResponseCode', 'ResponseString', 'Cseq', 'Data']);
-  expect(info?.message).toMatchObject({ ResponseURL: '/LAPI/V1.0/System/DeviceInfo?x=1', ResponseCode: 0, ResponseString: 'Succeed', Cseq: 1 });
+  expect(info?.message).toMatchObject({
+    ResponseURL: '/LAPI/V1.0/System/DeviceInfo?x=1',
+    ResponseCode: 0,
+    ResponseString: 'Succeed',
+    Cseq: 1,
+  });
   expect(info?.data.DeviceCode).toBe(code);
   expect((await server.call(code, 'PUT', '/Channels/1/PTZ/Presets/2', { Name: 'Gate' }))?.code).toBe(0);
-  expect((await server.call(code, 'GET', '/Channels/1/PTZ/Presets'))?.data).toEqual({ Nums: 1, PresetInfos: [{ ID: 2, Name: 'Gate' }] });
+  expect((await server.call(code, 'GET', '/Channels/1/PTZ/Presets'))?.data).toEqual({
+    Nums: 1,
+    PresetInfos: [{ ID: 2, Name: 'Gate' }],
+  });
   expect((await server.call(code, 'GET', '/No/Such/Thing'))?.code).toBe(4);
 });
 
@@ -126,13 +142,17 @@ test('events come at their rate with a growing AlarmSeq and a time stamp, struct
   await server.until(() => server.requestsOf(code, '/Notification/Alarm').length >= 6, 'six alarms');
   await server.until(() => server.requestsOf(code, '/Notification/Structure').length >= 1, 'a structure event');
   await server.until(() => server.requestsOf(code, '/Notification/PeopleCount/').length >= 1, 'a people count');
-  const alarms = server.requestsOf(code, '/Notification/Alarm').map(({ message }) => message.Data as { AlarmInfo: { AlarmSeq: number; TimeStamp: number } });
+  const alarms = server
+    .requestsOf(code, '/Notification/Alarm')
+    .map(({ message }) => message.Data as { AlarmInfo: { AlarmSeq: number; TimeStamp: number } });
   const seqs = alarms.map(({ AlarmInfo }) => AlarmInfo.AlarmSeq);
   expect(seqs).toEqual([...new Set(seqs)].toSorted((left, right) => left - right));
   expect(Math.abs((alarms[0]?.AlarmInfo.TimeStamp ?? 0) - Date.now() / 1000)).toBeLessThan(10);
   const [structure] = server.requestsOf(code, '/Notification/Structure');
   const data = structure?.message.Data as { StructureInfo: { ImageInfoList: { Data: string; Size: number }[] } };
-  expect(Buffer.from(data.StructureInfo.ImageInfoList[0]?.Data ?? '', 'base64')).toHaveLength(data.StructureInfo.ImageInfoList[0]?.Size ?? -1);
+  expect(Buffer.from(data.StructureInfo.ImageInfoList[0]?.Data ?? '', 'base64')).toHaveLength(
+    data.StructureInfo.ImageInfoList[0]?.Size ?? -1,
+  );
   // A recorder measures no heartbeat.
   expect(server.requestsOf(code, '/Notification/HealthData')).toHaveLength(0);
 });
@@ -176,12 +196,14 @@ test('a reboot is answered, takes the device offline and brings it back with its
   const { code } = device;
   await server.call(code, 'PUT', '/Channels/1/PTZ/Presets/1', { Name: 'Door' });
   await server.call(code, 'POST', '/System/Event/Subscription', { Duration: 600 });
+  await server.call(code, 'POST', '/Channels/1/Media/Video/Streams/0/Sessions', { SessionID: 'a', Type: 1 });
   const offline = next(device, 'offline');
   expect((await server.call(code, 'PUT', '/System/Reboot'))?.code).toBe(0);
   expect(await offline).toMatchObject({ cause: 'reboot' });
   expect(await device.untilOnline()).toBe(true);
   expect(device.equipment.subscriptions.active(Date.now())).toEqual([]);
   expect((await server.call(code, 'GET', '/Channels/1/PTZ/Presets'))?.data).toMatchObject({ Nums: 1 });
+  expect((await server.call(code, 'GET', '/Channels/1/Media/Video/Streams/Sessions'))?.data).toMatchObject({ Nums: 0 });
 });
 
 test('a lost connection and a close by the server both lead to a new registration from step 1 (D2)', async () => {

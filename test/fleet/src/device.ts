@@ -6,19 +6,27 @@
 
 import { EventEmitter } from 'node:events';
 import { answerFromCatalogue } from './catalogue.ts';
-import { type Answer, type DeviceRequest, type Json, type RegisterAck, answerText } from './envelope.ts';
+import { type Answer, answerText, type DeviceRequest, type Json, type RegisterAck } from './envelope.ts';
 import { Equipment } from './equipment.ts';
-import { EVENT_KINDS, type EventKind, type EventRates, createEvent, notificationUrl, sendsKind, subscriptionBit } from './event.ts';
+import {
+  createEvent,
+  EVENT_KINDS,
+  type EventKind,
+  type EventRates,
+  notificationUrl,
+  sendsKind,
+  subscriptionBit,
+} from './event.ts';
 import { EventFeed } from './event-feed.ts';
-import { type Faults } from './fault.ts';
-import { type Attempt, type Edge, type RegisterOutcome, parseEdge, register } from './handshake.ts';
-import { type PicturePair, createPictures } from './picture.ts';
+import type { Faults } from './fault.ts';
+import { type Attempt, type Edge, parseEdge, type RegisterOutcome, register } from './handshake.ts';
+import { createPictures, type PicturePair } from './picture.ts';
 import { type Profile, type ProfileName, profileOf } from './profile.ts';
-import { type Random, createRandom, seedOf } from './random.ts';
-import { type RawFrame } from './raw-frame.ts';
+import { createRandom, type Random, seedOf } from './random.ts';
+import type { RawFrame } from './raw-frame.ts';
 import { DEFAULT_RECONNECT, type ReconnectPolicy, reconnectDelayMs } from './reconnect.ts';
 import { DeviceSession, type SendOutcome } from './session.ts';
-import { type Identity, type SignEncoding } from './signature.ts';
+import type { Identity, SignEncoding } from './signature.ts';
 import { type Timer, TimerWheel } from './timer-wheel.ts';
 
 export type DeviceState = 'stopped' | 'registering' | 'waiting' | 'online' | 'stopping';
@@ -151,7 +159,7 @@ export class SimulatedDevice extends EventEmitter<DeviceEvents> {
   #attempt: Attempt | undefined;
   #session: DeviceSession | undefined;
   readonly #sessionTimers = new Set<Timer>();
-  #wasOnline = false;
+  #wasOnline: boolean = false;
   #onGone: (() => void) | undefined;
   #reconnectTimer: Timer | undefined;
   #leaving: Promise<void> | undefined;
@@ -175,7 +183,9 @@ export class SimulatedDevice extends EventEmitter<DeviceEvents> {
     this.#random = createRandom(options.seed ?? seedOf(options.code));
     this.#nowMs = options.nowMs ?? Date.now;
     this.#pictures = options.pictures;
-    this.#feed = new EventFeed(this.#timers, this.#random, ratesFor(this.profile.name, options.rates ?? {}), (kind) => this.#speak(kind));
+    this.#feed = new EventFeed(this.#timers, this.#random, ratesFor(this.profile.name, options.rates ?? {}), (kind) =>
+      this.#speak(kind),
+    );
   }
 
   get state(): DeviceState {
@@ -201,7 +211,7 @@ export class SimulatedDevice extends EventEmitter<DeviceEvents> {
     if (this.#state === 'stopped') this.#register();
   }
 
-  /** Unregisters if online, then closes. Resolves when nothing is open any more, at the latest after `deadlineMs`. */
+  /** Unregisters if registered, then closes. Resolves when nothing is open any more, at the latest after `deadlineMs`. */
   stop(deadlineMs = 2000): Promise<void> {
     if (this.#state === 'stopped') return Promise.resolve();
     this.#leaving ??= this.#leave(deadlineMs).finally(() => {
@@ -447,7 +457,6 @@ export class SimulatedDevice extends EventEmitter<DeviceEvents> {
       });
       const deadline = this.#timers.after(deadlineMs, () => session.terminate());
       if (session.frozen) session.terminate();
-      else if (!this.#wasOnline) session.close(CLOSE_MS);
       else await this.request(UNREGISTER_URL, 'PUT', {});
       // The broker closes after Unregister (D1); a device that waits in vain closes itself.
       if (this.#session === session) this.#during(CLOSE_MS, () => session.close(CLOSE_MS));
@@ -518,7 +527,9 @@ export class SimulatedDevice extends EventEmitter<DeviceEvents> {
 
   #padded(answer: Answer): Answer {
     const bytes = this.faults.bigAnswerBytes ?? 0;
-    return answer.code === 0 && bytes > 0 ? { ...answer, data: { ...answer.data, Padding: '.'.repeat(bytes) } } : answer;
+    return answer.code === 0 && bytes > 0
+      ? { ...answer, data: { ...answer.data, Padding: '.'.repeat(bytes) } }
+      : answer;
   }
 
   #deliver(request: DeviceRequest, session: DeviceSession, text: string): void {
@@ -581,7 +592,9 @@ export class SimulatedDevice extends EventEmitter<DeviceEvents> {
 }
 
 function ratesFor(profile: ProfileName, rates: EventRates): EventRates {
-  return Object.fromEntries(Object.entries(rates).filter(([kind]) => EVENT_KINDS.some((known) => known === kind && sendsKind(profile, known))));
+  return Object.fromEntries(
+    Object.entries(rates).filter(([kind]) => EVENT_KINDS.some((known) => known === kind && sendsKind(profile, known))),
+  );
 }
 
 function edgeOf(url: string): Edge {

@@ -73,7 +73,8 @@ export function readMessage(text: string): Incoming {
     const answer = { code: numberOf(message.ResponseCode), data: isJson(message.Data) ? message.Data : {}, text };
     return { kind: 'answer', cseq: numberOf(message.Cseq) ?? Number.NaN, answer };
   }
-  if (typeof message.RequestURL === 'string') return { kind: 'request', request: readRequest(message.RequestURL, message, text) };
+  if (typeof message.RequestURL === 'string')
+    return { kind: 'request', request: readRequest(message.RequestURL, message, text) };
   if ('Cnonce' in message || 'Resign' in message) {
     return { kind: 'ack', ack: { cnonce: textOf(message.Cnonce), resign: textOf(message.Resign) } };
   }

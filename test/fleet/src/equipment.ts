@@ -2,8 +2,8 @@
  *  Presets and the clock survive a reconnect and a reboot; subscriptions end with the socket, streams with a reboot.
  *  Channels get their memory when first touched, because most devices of a large fleet are never asked for anything. */
 
-import { type Profile, lanAddress } from './profile.ts';
-import { type PtzState, type View, HOME } from './ptz.ts';
+import { lanAddress, type Profile } from './profile.ts';
+import { HOME, type PtzState, type View } from './ptz.ts';
 import { seedOf } from './random.ts';
 import { SubscriptionTable } from './subscription.ts';
 

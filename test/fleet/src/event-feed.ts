@@ -2,8 +2,8 @@
  *  first interval so that a fleet does not speak in chorus. Stopped feeds hold no timer. What is said is made in event.ts. */
 
 import { EVENT_KINDS, type EventKind, type EventRates } from './event.ts';
-import { type Random, jittered } from './random.ts';
-import { type Timer, type TimerWheel } from './timer-wheel.ts';
+import { jittered, type Random } from './random.ts';
+import type { Timer, TimerWheel } from './timer-wheel.ts';
 
 const MINUTE_MS = 60_000;
 const JITTER = 0.5;

@@ -1,10 +1,10 @@
 /** What a device sends unasked (protocol 11): the bodies of its notifications. Pure; the caller counts sequence numbers and time. */
 
-import { type Json } from './envelope.ts';
-import { type Equipment } from './equipment.ts';
-import { type PicturePair } from './picture.ts';
-import { type ProfileName } from './profile.ts';
-import { type Random, pick } from './random.ts';
+import type { Json } from './envelope.ts';
+import type { Equipment } from './equipment.ts';
+import type { PicturePair } from './picture.ts';
+import type { ProfileName } from './profile.ts';
+import { pick, type Random } from './random.ts';
 
 /** `alarm`, `structure` (with pictures), `people` (counts), `health` (vital signs), `telemetry` (radar positions), `pass` (one vehicle). */
 export type EventKind = 'alarm' | 'structure' | 'people' | 'health' | 'telemetry' | 'pass';
@@ -33,8 +33,20 @@ const NOTIFICATION = '/LAPI/V1.0/System/Event/Notification/';
 const REAL_TIME_URL = '/LAPI/V1.0/System/Radar/Service/RealTimeInfo';
 
 /** Odd sequence numbers start an alarm, even ones end it or stand alone. */
-const ALARM_STARTS = ['MotionAlarmOn', 'SmartMotionDetectOn', 'LineDetectorCrossed', 'EnterArea', 'TamperAlarmOn'] as const;
-const ALARM_ENDS = ['MotionAlarmOff', 'SmartMotionDetectOff', 'LineDetectorCrossed', 'LeaveArea', 'TamperAlarmOff'] as const;
+const ALARM_STARTS = [
+  'MotionAlarmOn',
+  'SmartMotionDetectOn',
+  'LineDetectorCrossed',
+  'EnterArea',
+  'TamperAlarmOn',
+] as const;
+const ALARM_ENDS = [
+  'MotionAlarmOff',
+  'SmartMotionDetectOff',
+  'LineDetectorCrossed',
+  'LeaveArea',
+  'TamperAlarmOff',
+] as const;
 
 /** Bit of SubscriptionType that asks for a kind (protocol 10.2); alarms have none. */
 const BITS: Partial<Readonly<Record<EventKind, number>>> = { structure: 5, pass: 11, people: 14, health: 17 };
@@ -171,7 +183,11 @@ function health({ equipment, seq, timeS, random }: Occasion): Json {
     TimeStamp: timeS,
     Seq: seq,
     DeviceID: equipment.code,
-    HealthData: { HasPeople: 1, BreathFreqAverage: 12 + Math.floor(random() * 8), HeartFreqAverage: 55 + Math.floor(random() * 40) },
+    HealthData: {
+      HasPeople: 1,
+      BreathFreqAverage: 12 + Math.floor(random() * 8),
+      HeartFreqAverage: 55 + Math.floor(random() * 40),
+    },
   };
 }
 
@@ -183,7 +199,13 @@ function telemetry({ equipment, timeS, random }: Occasion): Json {
     PositionY: Math.round(random() * 20_000) / 100,
     Speed: Math.round(random() * 900) / 10,
   }));
-  return { CameraID: equipment.code, TollgateID: '1', CurrentTime: timeS, ObjectNum: objects.length, ObjectList: objects };
+  return {
+    CameraID: equipment.code,
+    TollgateID: '1',
+    CurrentTime: timeS,
+    ObjectNum: objects.length,
+    ObjectList: objects,
+  };
 }
 
 function pass({ equipment, seq, timeS, random }: Occasion): Json {

@@ -1,3 +1,5 @@
+/** How faults are written, and on which devices they fall. */
+
 import { expect, test } from 'vitest';
 import { assignFaults, parseFault } from './fault.ts';
 
@@ -21,13 +23,23 @@ test.each([
   expect(parseFault(text)).toEqual({ status: 'parsed', plan: { faults, on } });
 });
 
-test.each(['', 'nonsense', 'slow', 'slow:x', 'mute:3', 'flap:0', 'garbage:ebcdic', 'mute@0', 'mute@101%', 'mute@1.5', 'mute@', 'mute@x'])(
-  'the fault "%s" is refused in one sentence',
-  (text) => {
-    const parsed = parseFault(text);
-    expect(parsed).toEqual({ status: 'wrong', sentence: expect.stringMatching(/^[^\n]+\.$/) });
-  },
-);
+test.each([
+  '',
+  'nonsense',
+  'slow',
+  'slow:x',
+  'mute:3',
+  'flap:0',
+  'garbage:ebcdic',
+  'mute@0',
+  'mute@101%',
+  'mute@1.5',
+  'mute@',
+  'mute@x',
+])('the fault "%s" is refused in one sentence', (text) => {
+  const parsed = parseFault(text);
+  expect(parsed).toEqual({ status: 'wrong', sentence: expect.stringMatching(/^[^\n]+\.$/) });
+});
 
 test('different faults fall on different devices as long as there are enough', () => {
   const plan = (text: string) => {

@@ -4,15 +4,15 @@
  *  start() begins and returns at once; stop() is idempotent and bounded by its deadline. */
 
 import { type DeviceOptions, type DeviceState, type NotifiedFacts, SimulatedDevice } from './device.ts';
-import { type EventRates } from './event.ts';
-import { type FaultPlan, type FleetFaults, assignFaults, comesOnline } from './fault.ts';
+import type { EventRates } from './event.ts';
+import { assignFaults, comesOnline, type FaultPlan, type FleetFaults } from './fault.ts';
 import { parseEdge } from './handshake.ts';
 import { createPictures } from './picture.ts';
-import { type Profile, type ProfileName, deviceCode, profileOf } from './profile.ts';
+import { deviceCode, type Profile, type ProfileName, profileOf } from './profile.ts';
 import { seedOf } from './random.ts';
-import { type ReconnectPolicy } from './reconnect.ts';
-import { type SignEncoding, deriveSecret } from './signature.ts';
-import { Durations, type TallyCounts, Reasons, emptyCounts } from './tally.ts';
+import type { ReconnectPolicy } from './reconnect.ts';
+import { deriveSecret, type SignEncoding } from './signature.ts';
+import { Durations, emptyCounts, Reasons, type TallyCounts } from './tally.ts';
 import { type Timer, TimerWheel } from './timer-wheel.ts';
 
 export const DEFAULT_PREFIX = '210235SIM';
@@ -106,7 +106,7 @@ export class Fleet {
   #pace: Timer | undefined;
   #storms: Timer[] = [];
   #started = 0;
-  #running = false;
+  #running: boolean = false;
 
   constructor(options: FleetOptions) {
     this.#ratePerSecond = options.ratePerSecond ?? 200;
@@ -128,7 +128,9 @@ export class Fleet {
         }),
       );
     const devices = planned.map((device, index) => make(device, index, false));
-    const twins = planned.flatMap((device, index) => (faults[index]?.duplicate === true ? [make(device, index, true)] : []));
+    const twins = planned.flatMap((device, index) =>
+      faults[index]?.duplicate === true ? [make(device, index, true)] : [],
+    );
     this.devices = [...devices, ...twins];
     this.#expected = devices.filter((_, index) => comesOnline(faults[index] ?? {}));
     this.#planStorms(devices, faults);

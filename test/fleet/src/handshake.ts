@@ -7,9 +7,9 @@ import { randomBytes } from 'node:crypto';
 import net from 'node:net';
 import tls from 'node:tls';
 import { WebSocket } from 'ws';
-import { type Json, isJson } from './envelope.ts';
-import { type Identity, type SignEncoding, registerQuery, signRegistration } from './signature.ts';
-import { type Timer, type TimerWheel } from './timer-wheel.ts';
+import { isJson, type Json } from './envelope.ts';
+import { type Identity, registerQuery, type SignEncoding, signRegistration } from './signature.ts';
+import type { Timer, TimerWheel } from './timer-wheel.ts';
 
 const REGISTER_PATH = '/LAPI/V1.0/System/UpServer/Register';
 
@@ -121,7 +121,9 @@ export function register(
 }
 
 type NotRegistered = Exclude<RegisterOutcome, { status: 'registered' }>;
-type Challenge = { readonly status: 'challenged'; readonly nonce: string; readonly tcp: net.Socket | undefined } | NotRegistered;
+type Challenge =
+  | { readonly status: 'challenged'; readonly nonce: string; readonly tcp: net.Socket | undefined }
+  | NotRegistered;
 
 function challenge(edge: Edge, options: RegisterOptions, done: (result: Challenge) => void): () => void {
   const tcp = connect(edge, options);
@@ -190,7 +192,9 @@ function upgrade(
     maxPayload: MESSAGE_MAX_BYTES,
     ...(options.zeroMask ? { generateMask: (mask: Buffer) => mask.fill(0) } : {}),
   });
-  const timer = options.timers.after(options.stepDeadlineMs, () => end({ status: 'failed', step: 2, reason: 'deadline' }));
+  const timer = options.timers.after(options.stepDeadlineMs, () =>
+    end({ status: 'failed', step: 2, reason: 'deadline' }),
+  );
   const release = () => {
     options.timers.cancel(timer);
     socket.removeAllListeners();
@@ -220,7 +224,11 @@ function upgrade(
 }
 
 function connect(edge: Edge, options: RegisterOptions): net.Socket {
-  const target = { host: edge.host, port: edge.port, ...(options.localAddress === undefined ? {} : { localAddress: options.localAddress }) };
+  const target = {
+    host: edge.host,
+    port: edge.port,
+    ...(options.localAddress === undefined ? {} : { localAddress: options.localAddress }),
+  };
   const tcp = edge.secure
     ? tls.connect({
         ...target,
@@ -244,7 +252,11 @@ function parseAnswer(bytes: Buffer, closed: boolean): HttpAnswer | undefined {
   const body = bytes.subarray(headEnd + 4);
   const length = Number(headers.get('content-length') ?? Number.NaN);
   if (closed || body.length >= length) {
-    return { status: Number(statusLine.split(' ')[1] ?? 0), headers, body: body.toString('utf8', 0, Math.min(body.length, length || body.length)) };
+    return {
+      status: Number(statusLine.split(' ')[1] ?? 0),
+      headers,
+      body: body.toString('utf8', 0, Math.min(body.length, length || body.length)),
+    };
   }
   return undefined;
 }

@@ -1,6 +1,6 @@
 /** The command `npm run fleet`: connects a run to this process's arguments, streams and signals. */
 
-import { type Terminal, runCommand } from './cli/run.ts';
+import { runCommand, type Terminal } from './cli/run.ts';
 
 const INTERRUPTED_TWICE = 130;
 
@@ -13,7 +13,8 @@ const terminal: Terminal = {
   out: (line) => process.stdout.write(`${line}\n`),
   error: (line) => process.stderr.write(`${line}\n`),
   live: (line, transient) => {
-    if (liveStream.isTTY) liveStream.write(`\r\u001b[2K${line.slice(0, liveStream.columns - 1)}${transient ? '' : '\n'}`);
+    if (liveStream.isTTY)
+      liveStream.write(`\r\u001b[2K${line.slice(0, liveStream.columns - 1)}${transient ? '' : '\n'}`);
     else liveStream.write(`${line}\n`);
   },
 };

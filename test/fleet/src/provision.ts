@@ -3,7 +3,7 @@
  *  A device that exists gets the new secret. Deleting is not done here. */
 
 import { setTimeout } from 'node:timers/promises';
-import { type PlannedDevice } from './fleet.ts';
+import type { PlannedDevice } from './fleet.ts';
 
 export interface ProvisionOptions {
   /** Base address of the API, without /v1. */
@@ -26,7 +26,9 @@ export type ProvisionOutcome =
   | { readonly status: 'done'; readonly devices: number }
   | { readonly status: 'failed'; readonly done: number; readonly sentence: string };
 
-type Try = { readonly status: 'done' } | { readonly status: 'wrong' | 'later'; readonly why: string; readonly retryAfterMs: number };
+type Try =
+  | { readonly status: 'done' }
+  | { readonly status: 'wrong' | 'later'; readonly why: string; readonly retryAfterMs: number };
 
 const PAUSE_LIMIT_MS = 30_000;
 
@@ -81,7 +83,10 @@ async function put(device: PlannedDevice, options: ProvisionOptions): Promise<Tr
         profile: options.profile ?? device.profile.name,
       }),
       redirect: 'error',
-      signal: AbortSignal.any([AbortSignal.timeout(options.requestDeadlineMs ?? 10_000), ...(options.signal === undefined ? [] : [options.signal])]),
+      signal: AbortSignal.any([
+        AbortSignal.timeout(options.requestDeadlineMs ?? 10_000),
+        ...(options.signal === undefined ? [] : [options.signal]),
+      ]),
     });
     const body = await response.text();
     if (response.ok) return { status: 'done' };
@@ -119,6 +124,6 @@ function excerpt(body: string): string {
 function networkReason(error: unknown): string {
   if (!(error instanceof Error)) return 'no connection';
   const cause = error.cause;
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
-  return typeof code === 'string' ? code : error.message;
+  if (!(cause instanceof Error)) return error.message;
+  return 'code' in cause && typeof cause.code === 'string' ? cause.code : cause.message;
 }

@@ -48,7 +48,11 @@ const STOPS: ReadonlySet<number> = new Set([1025, 1027, 1281, 1283, 2305]);
 const SLOWEST = 1;
 const FASTEST = 8;
 
-export const HOME: PtzState = { view: { panDegrees: 0, tiltDegrees: 0, zoom: 1, focus: 50 }, motion: undefined, sinceMs: 0 };
+export const HOME: PtzState = {
+  view: { panDegrees: 0, tiltDegrees: 0, zoom: 1, focus: 50 },
+  motion: undefined,
+  sinceMs: 0,
+};
 
 /** Undefined for a command that is not in the table. */
 export function command(state: PtzState, code: number, speed: number, nowMs: number): PtzState | undefined {

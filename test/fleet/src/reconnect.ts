@@ -1,6 +1,6 @@
 /** When a device tries again after a lost connection or a refused registration. Pure. */
 
-import { type Random } from './random.ts';
+import type { Random } from './random.ts';
 
 export interface ReconnectPolicy {
   readonly minMs: number;

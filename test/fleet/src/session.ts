@@ -3,11 +3,19 @@
  *  Bounds: 1024 requests waiting for an answer, 64 MiB not yet taken by the kernel; past them a request is `unsent`.
  *  `closed` is reported exactly once. Registering and reconnecting are not done here. */
 
-import { type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { type RawData, WebSocket } from 'ws';
-import { type BrokerAnswer, type DeviceRequest, type Json, type RegisterAck, numberOf, readMessage, requestText } from './envelope.ts';
-import { type RawFrame, frameBytes } from './raw-frame.ts';
-import { type Timer, type TimerWheel } from './timer-wheel.ts';
+import {
+  type BrokerAnswer,
+  type DeviceRequest,
+  type Json,
+  numberOf,
+  type RegisterAck,
+  readMessage,
+  requestText,
+} from './envelope.ts';
+import { frameBytes, type RawFrame } from './raw-frame.ts';
+import type { Timer, TimerWheel } from './timer-wheel.ts';
 
 export type SendOutcome =
   | { readonly status: 'answered'; readonly answer: BrokerAnswer; readonly tookMs: number }
@@ -54,9 +62,9 @@ export class DeviceSession {
   #missedKeepalives = 0;
   #keepaliveTimer: Timer | undefined;
   #closeTimer: Timer | undefined;
-  #keepsAlive = false;
-  #frozen = false;
-  #closed = false;
+  #keepsAlive: boolean = false;
+  #frozen: boolean = false;
+  #closed: boolean = false;
 
   constructor(
     sockets: { readonly socket: WebSocket; readonly tcp: Socket },

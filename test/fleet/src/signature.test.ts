@@ -78,7 +78,11 @@ test('the signed text joins its parts with a slash and nothing else (protocol 3.
 
 test('the query of step 2 is the one of protocol 2.3', () => {
   const identity = { vendor: 'Uniview', deviceType: 'NVR', code: '210235TEST0000000001', algorithm: 'HMAC-SHA256' };
-  const proof = { nonce: '28gQiAb3Z6PJq9Jm', cnonce: 'zY9xW8vU7tS6rQ5p', sign: 'UtUw7ZZSBf2QEXJiGCKqNzE1Hw/0koM0dGECxoraE6Y=' };
+  const proof = {
+    nonce: '28gQiAb3Z6PJq9Jm',
+    cnonce: 'zY9xW8vU7tS6rQ5p',
+    sign: 'UtUw7ZZSBf2QEXJiGCKqNzE1Hw/0koM0dGECxoraE6Y=',
+  };
   expect(registerQuery(identity, proof, 'percent')).toBe(
     'Vendor=Uniview&DeviceType=NVR&DeviceCode=210235TEST0000000001&Algorithm=HMAC-SHA256&Nonce=28gQiAb3Z6PJq9Jm' +
       '&Cnonce=zY9xW8vU7tS6rQ5p&Sign=UtUw7ZZSBf2QEXJiGCKqNzE1Hw%2F0koM0dGECxoraE6Y%3D',
@@ -88,7 +92,9 @@ test('the query of step 2 is the one of protocol 2.3', () => {
 
 test('bytes that are not UTF-8 are percent-encoded as they are (vector G)', () => {
   const identity = { vendor: Buffer.from('d3eecad3', 'hex'), deviceType: 'IPC', code: 'C', algorithm: undefined };
-  expect(registerQuery(identity, { nonce: 'n', cnonce: 'c', sign: 's' }, 'percent')).toMatch(/^Vendor=%D3%EE%CA%D3&DeviceType=IPC&/);
+  expect(registerQuery(identity, { nonce: 'n', cnonce: 'c', sign: 's' }, 'percent')).toMatch(
+    /^Vendor=%D3%EE%CA%D3&DeviceType=IPC&/,
+  );
 });
 
 test('a derived secret is base64url(HMAC-SHA256(seed, code)) and differs per device', () => {

@@ -56,7 +56,10 @@ export class SubscriptionTable {
   }
 
   capabilities(): Answer {
-    return { code: 0, data: { SupportType: this.#supportType, MaxSubscriptionNum: LIMIT, DurationMin: 1, DurationMax: LONGEST_S } };
+    return {
+      code: 0,
+      data: { SupportType: this.#supportType, MaxSubscriptionNum: LIMIT, DurationMin: 1, DurationMax: LONGEST_S },
+    };
   }
 
   /** Ids that are alive. */

@@ -1,3 +1,5 @@
+/** The wheel with a clock of its own: nothing here waits for real time. */
+
 import { afterEach, expect, test } from 'vitest';
 import { TimerWheel } from './timer-wheel.ts';
 

@@ -12,8 +12,10 @@ export interface DeviceStoreHarness {
   disconnect(code: DeviceCode): Promise<void>;
   /** Last epoch of the row, if it still has one. */
   epoch(code: DeviceCode): Promise<number | undefined>;
-  /** Seconds until the row ends; undefined = never. */
-  endsInS(code: DeviceCode): Promise<number | undefined>;
+  /** Is the device in the index of this tag? */
+  isIndexed(code: DeviceCode, tag: string): Promise<boolean>;
+  /** Seconds until what a removal left ends, -1 = never; absent where the store does not keep it. */
+  endsInS?(code: DeviceCode): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -21,10 +23,14 @@ export const SESSION = {
   owner: { node: 'edge.000000001', epoch: 1_700_000_000_000_001, session: 'session-1', sinceMs: 1_700_000_000_000 },
   facts: { vendor: 'Uniview', deviceType: 'NVR', address: '10.0.0.9' },
   lastOffline: { reason: 'closed', atMs: 1_700_000_000_500 },
+  subscription: '{"state":"active"}',
 } as const;
 
 const SECRET = Uint8Array.from([1, 0, 255, 128, 10, 13]);
 const NEXT = Uint8Array.from([1, 200, 0, 0]);
+
+/** I2: a device that comes back within this time finds its epoch. */
+const KEPT_S = 30 * 24 * 3600;
 
 let names = 0;
 const newCode = (): DeviceCode => `DEVICE-${String(++names).padStart(4, '0')}` as DeviceCode;
@@ -69,6 +75,7 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
         vendor: '',
         deviceType: '',
         address: '',
+        subscription: '',
         lastOffline: undefined,
         hasNextSecret: false,
       });
@@ -181,8 +188,8 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
       const code = newCode();
       await store.put(code, { secret: SECRET });
       await at.connect(code);
-      const { owner, facts, lastOffline } = SESSION;
-      const shown = { owner, ...facts, lastOffline };
+      const { owner, facts, lastOffline, subscription } = SESSION;
+      const shown = { owner, ...facts, lastOffline, subscription };
       expect(await store.get(code)).toMatchObject(shown);
       await store.put(code, { type: 'nvr' });
       expect(await store.get(code)).toMatchObject({ ...shown, type: 'nvr' });
@@ -203,8 +210,9 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
         expect(codesOf(await store.list({ after: '', limit: 1000, ...query }))).not.toContain(code);
       }
       expect(await at.epoch(code)).toBe(SESSION.owner.epoch);
-      const endsInS = await at.endsInS(code);
-      if (endsInS !== undefined) expect(Math.abs(endsInS - 30 * 24 * 3600)).toBeLessThan(60);
+      const endsInS = (await at.endsInS?.(code)) ?? KEPT_S;
+      expect(endsInS).toBeGreaterThan(KEPT_S - 60);
+      expect(endsInS).toBeLessThanOrEqual(KEPT_S);
       expect(await store.put(code, {})).toMatchObject({ status: 'secret_required' });
     });
 
@@ -214,11 +222,26 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
       await at.connect(code);
       await store.remove(code);
       expect(await store.put(code, { secret: NEXT })).toMatchObject({ status: 'created' });
-      expect(await at.endsInS(code)).toBeUndefined();
+      expect((await at.endsInS?.(code)) ?? -1).toBe(-1);
       expect(await at.epoch(code)).toBe(SESSION.owner.epoch);
       expect(await store.get(code)).toMatchObject({ tags: [], hasNextSecret: false, owner: SESSION.owner });
       expect([...((await store.credentials(code))?.secrets.current ?? [])]).toEqual([...NEXT]);
       expect(codesOf(await store.list({ after: '', limit: 10, tag: 'old' }))).not.toContain(code);
+    });
+
+    test('removing and changing at the same time leaves no entry of a device that is gone', async () => {
+      const code = newCode();
+      for (let i = 0; i < 100; i++) {
+        await store.put(code, { secret: SECRET, tags: [`kept${i}`] });
+        const [, removed] = await Promise.all([store.put(code, { tags: [`changed${i}`] }), store.remove(code)]);
+        expect(removed).toBe(true);
+        const row = await store.get(code);
+        expect(row).toBeUndefined();
+        for (const tag of [`kept${i}`, `changed${i}`]) {
+          expect(codesOf(await store.list({ after: '', limit: 10, tag }))).toEqual([]);
+          expect(await at.isIndexed(code, tag)).toBe(false);
+        }
+      }
     });
 
     test.each([

@@ -8,20 +8,20 @@ import { type DeviceSession, MemoryDeviceStore } from '../memory/device-store.ts
 import { RedisDeviceStore } from '../redis/device-store.ts';
 import { deviceStoreContract, SESSION } from './device-store.ts';
 
-const { owner, facts, lastOffline } = SESSION;
+const { owner, facts, lastOffline, subscription } = SESSION;
 
 deviceStoreContract('memory', async () => {
   const sessions = new Map<DeviceCode, DeviceSession>();
   return {
     store: new MemoryDeviceStore({ nowMs: Date.now, sessionOf: (code) => sessions.get(code) }),
     async connect(code) {
-      sessions.set(code, { owner: { ...owner, node: owner.node as NodeId }, facts, lastOffline });
+      sessions.set(code, { owner: { ...owner, node: owner.node as NodeId }, facts, lastOffline, subscription });
     },
     async disconnect(code) {
-      sessions.set(code, { owner: undefined, facts, lastOffline });
+      sessions.set(code, { owner: undefined, facts, lastOffline, subscription: '' });
     },
     epoch: async (code) => sessions.get(code)?.owner?.epoch,
-    endsInS: async () => undefined,
+    isIndexed: async () => false,
     close: async () => undefined,
   };
 });
@@ -59,18 +59,19 @@ describe.each([
           addr: facts.address,
           off: lastOffline.reason,
           offAt: String(lastOffline.atMs),
+          sub: subscription,
         });
       },
       async disconnect(code) {
-        await connection.hdel(keyspace.device(code), 'node', 'session', 'since');
+        await connection.hdel(keyspace.device(code), 'node', 'session', 'since', 'sub');
       },
       async epoch(code) {
         return Number((await connection.hget(keyspace.device(code), 'epoch')) ?? Number.NaN);
       },
-      async endsInS(code) {
-        const seconds = await connection.ttl(keyspace.device(code));
-        return seconds === -1 ? undefined : seconds;
+      async isIndexed(code, tag) {
+        return (await connection.zscore(keyspace.tag(keyspace.shardOf(code), tag), code)) !== null;
       },
+      endsInS: async (code) => await connection.ttl(keyspace.device(code)),
       close: async () => undefined,
     };
   });

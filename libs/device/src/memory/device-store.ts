@@ -18,6 +18,7 @@ export interface DeviceSession {
   readonly owner: DeviceRow['owner'];
   readonly facts: { readonly vendor: string; readonly deviceType: string; readonly address: string } | undefined;
   readonly lastOffline: DeviceRow['lastOffline'];
+  readonly subscription: string;
 }
 
 export interface MemoryDeviceStoreOptions {
@@ -99,6 +100,7 @@ export class MemoryDeviceStore implements DeviceStore {
       vendor: session?.facts?.vendor ?? '',
       deviceType: session?.facts?.deviceType ?? '',
       address: session?.facts?.address ?? '',
+      subscription: session?.subscription ?? '',
       lastOffline: session?.lastOffline,
       hasNextSecret: secrets.next !== undefined,
     };

@@ -25,7 +25,7 @@ const ATTEMPTS = 10;
 const WALK = 100;
 
 const PROVISIONING = ['rev', 'profile', 'type', 'tags', 'enabled', 'created', 'updated'] as const;
-const SESSION = ['node', 'epoch', 'session', 'since', 'addr', 'vendor', 'kind', 'off', 'offAt'] as const;
+const SESSION = ['node', 'epoch', 'session', 'since', 'addr', 'vendor', 'kind', 'off', 'offAt', 'sub'] as const;
 type Values = readonly (string | null)[];
 
 export class RedisDeviceStore implements DeviceStore {
@@ -175,8 +175,10 @@ function provisioningOf(code: DeviceCode, values: Values): Provisioning | undefi
   };
 }
 
-function sessionOf(values: Values): Pick<DeviceRow, 'owner' | 'vendor' | 'deviceType' | 'address' | 'lastOffline'> {
-  const [node, epoch, session, since, address, vendor, deviceType, reason, offlineAt] = values;
+function sessionOf(
+  values: Values,
+): Pick<DeviceRow, 'owner' | 'vendor' | 'deviceType' | 'address' | 'subscription' | 'lastOffline'> {
+  const [node, epoch, session, since, address, vendor, deviceType, reason, offlineAt, subscription] = values;
   return {
     owner: node
       ? { node: node as NodeId, epoch: Number(epoch), session: session ?? '', sinceMs: Number(since) }
@@ -184,6 +186,7 @@ function sessionOf(values: Values): Pick<DeviceRow, 'owner' | 'vendor' | 'device
     vendor: vendor ?? '',
     deviceType: deviceType ?? '',
     address: address ?? '',
+    subscription: subscription ?? '',
     lastOffline: typeof reason === 'string' ? { reason, atMs: Number(offlineAt) } : undefined,
   };
 }

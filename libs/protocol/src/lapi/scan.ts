@@ -367,11 +367,10 @@ function skipString(bytes: Buffer, start: number): number {
     if (byte === QUOTE) return at + 1;
     at += byte === BACKSLASH ? 2 : 1;
   }
-  const searched = at;
   for (;;) {
     const quote = nextIndex(bytes, QUOTE, at);
     let run = quote;
-    while (run > searched && bytes[run - 1] === BACKSLASH) run--;
+    while (run > start && bytes[run - 1] === BACKSLASH) run--;
     // An even run of backslashes before the quote escapes itself, an odd one escapes the quote.
     if (((quote - run) & 1) === 0) return quote + 1;
     at = quote + 1;

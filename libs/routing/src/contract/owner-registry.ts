@@ -10,7 +10,7 @@ import type { ClaimRequest, ClaimResult, Owner, OwnerRegistry } from '../owner-r
 
 export interface OwnerRegistryHarness {
   readonly registry: OwnerRegistry;
-  /** Writes what the device store writes. */
+  /** Writes what the device store writes, but leaves a time to live to the claim. */
   provision(code: DeviceCode, revision: number, facts?: { tags?: readonly string[]; enabled?: boolean }): Promise<void>;
   /** Takes the provisioning away and leaves the rest, as the device store does. */
   unprovision(code: DeviceCode): Promise<void>;
@@ -19,6 +19,8 @@ export interface OwnerRegistryHarness {
   events(code: DeviceCode): Promise<readonly EventRecord[]>;
   /** Index of one incarnation, in any order. */
   owned(node: NodeId): Promise<readonly DeviceCode[]>;
+  /** What is noted about the subscription of the running session; empty if nothing. */
+  subscription(code: DeviceCode): Promise<string>;
   /** Does the row have a time to live? */
   expires(code: DeviceCode): Promise<boolean>;
   /** The clock of the registry. */
@@ -461,6 +463,53 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
       for (const { at: time } of events) expect(time).toBeGreaterThanOrEqual(Math.floor(before));
     });
 
+    test('a session notes the state of its subscription, and the note ends with it (protocol U6)', async () => {
+      const code = await device();
+      const ends: ((node: NodeId, epoch: Epoch) => Promise<unknown>)[] = [
+        (node, epoch) => registry.release({ code, node, epoch, reason: 'closed' }),
+        (node) => registry.reap(node, 10),
+        () => registry.claim(request(code, newNode())),
+      ];
+      for (const end of ends) {
+        const node = newNode();
+        const epoch = claimed(await registry.claim(request(code, node)));
+        expect(await at.subscription(code)).toBe('');
+        expect(await registry.annotate(code, node, epoch, '{"state":"active"}')).toEqual({ status: 'noted' });
+        expect(await at.subscription(code)).toBe('{"state":"active"}');
+        await end(node, epoch);
+        expect(await at.subscription(code)).toBe('');
+      }
+    });
+
+    test('a note of an earlier session or of another incarnation is refused (I3)', async () => {
+      const code = await device();
+      const node = newNode();
+      const old = claimed(await registry.claim(request(code, node)));
+      const epoch = claimed(await registry.claim(request(code, node)));
+      expect(await registry.annotate(code, node, old, '{}')).toEqual({ status: 'stale' });
+      expect(await registry.annotate(code, newNode(), epoch, '{}')).toEqual({ status: 'stale' });
+      expect(await registry.annotate(newCode(), node, epoch, '{}')).toEqual({ status: 'stale' });
+      expect(await at.subscription(code)).toBe('');
+    });
+
+    test('a note survives a reclaim, because its session does', async () => {
+      const code = await device();
+      const [from, to] = [newNode(), newNode()];
+      const { session, ...rest } = request(code, from);
+      const epoch = claimed(await registry.claim({ session, ...rest }));
+      await registry.annotate(code, from, epoch, '{}');
+      await registry.reclaim({ code, from, epoch, to, session });
+      expect(await at.subscription(code)).toBe('{}');
+    });
+
+    test('a note has a bound', async () => {
+      const code = await device();
+      const node = newNode();
+      const epoch = claimed(await registry.claim(request(code, node)));
+      expect(await registry.annotate(code, node, epoch, 'x'.repeat(4096))).toEqual({ status: 'noted' });
+      await expect(registry.annotate(code, node, epoch, 'x'.repeat(4097))).rejects.toThrow(/4096/);
+    });
+
     describe('flapping (protocol D8)', () => {
       const flapping = async (
         flap: Partial<FlapGuard>,
@@ -595,6 +644,7 @@ export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
     raiseEpoch: async (code, epoch) => registry.raiseEpoch(code, epoch as Epoch),
     events: async (code) => events.filter((event) => event.code === code),
     owned: async (node) => registry.owned(node),
+    subscription: async (code) => registry.sessionOf(code)?.subscription ?? '',
     expires: async () => false,
     nowMs: async () => Date.now(),
     close: async () => undefined,

@@ -55,7 +55,6 @@ describe.each([
       async provision(code, revision, { tags = [], enabled = true } = {}) {
         const fields = { rev: revision, enabled: enabled ? '1' : '0', tags: JSON.stringify(tags) };
         await connection.hset(keyspace.device(code), fields);
-        await connection.persist(keyspace.device(code));
       },
       async unprovision(code) {
         await connection.hdel(keyspace.device(code), 'rev', 'enabled', 'tags');
@@ -74,6 +73,7 @@ describe.each([
         );
         return (await Promise.all(shards)).flat() as DeviceCode[];
       },
+      subscription: async (code) => (await connection.hget(keyspace.device(code), 'sub')) ?? '',
       expires: async (code) => (await connection.pttl(keyspace.device(code))) !== -1,
       nowMs,
       close: async () => undefined,

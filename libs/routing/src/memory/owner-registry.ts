@@ -11,8 +11,10 @@ import {
   type NodeId,
   type SessionId,
 } from '@lapi-broker/protocol';
+import { checkAnnotation } from '../annotation.ts';
 import { type FlapGuard, flapGuard, NO_TAKE_OVERS, type TakeOvers, takeOver } from '../flap-guard.ts';
 import type {
+  AnnotateResult,
   ClaimRequest,
   ClaimResult,
   LookUp,
@@ -47,6 +49,8 @@ export interface SessionRow {
   readonly owner: Owner | undefined;
   readonly facts: SessionFacts | undefined;
   readonly lastOffline: { readonly reason: OfflineReason; readonly atMs: number } | undefined;
+  /** What `annotate` noted of the running session; empty if nothing. */
+  readonly subscription: string;
 }
 
 interface Row {
@@ -55,6 +59,7 @@ interface Row {
   readonly owner: Owner | undefined;
   readonly facts: SessionFacts | undefined;
   readonly lastOffline: SessionRow['lastOffline'];
+  readonly subscription: string;
   readonly takeOvers: TakeOvers;
 }
 
@@ -63,6 +68,7 @@ const EMPTY_ROW: Row = {
   owner: undefined,
   facts: undefined,
   lastOffline: undefined,
+  subscription: '',
   takeOvers: NO_TAKE_OVERS,
 };
 
@@ -105,6 +111,7 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
       owner: { node, epoch, session, sinceMs: Math.floor(now) },
       facts,
       takeOvers,
+      subscription: '',
     });
     this.#ownedBy(node).add(code);
     if (row.owner !== undefined) this.#offline(code, row.owner, 'superseded', now);
@@ -140,6 +147,14 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     this.#end(code, row, owner, reason);
     this.#disown(node, code);
     return { status: 'released' };
+  }
+
+  async annotate(code: DeviceCode, node: NodeId, epoch: Epoch, subscription: string): Promise<AnnotateResult> {
+    checkAnnotation(subscription);
+    const row = this.#rows.get(code);
+    if (row?.owner?.node !== node || row.owner.epoch !== epoch) return { status: 'stale' };
+    this.#rows.set(code, { ...row, subscription });
+    return { status: 'noted' };
   }
 
   async lookUp(code: DeviceCode): Promise<LookUp> {
@@ -180,7 +195,12 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
 
   #end(code: DeviceCode, row: Row, owner: Owner, reason: OfflineReason): void {
     const now = this.#options.nowMs();
-    this.#rows.set(code, { ...row, owner: undefined, lastOffline: { reason, atMs: Math.floor(now) } });
+    this.#rows.set(code, {
+      ...row,
+      owner: undefined,
+      subscription: '',
+      lastOffline: { reason, atMs: Math.floor(now) },
+    });
     this.#offline(code, owner, reason, now);
   }
 

@@ -66,6 +66,7 @@ end
 redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs)
 redis.call('HSET', deviceKey, 'node', node, 'epoch', integer(epoch), 'session', session, 'since', integer(nowMs),
   'addr', address, 'vendor', vendor, 'kind', deviceType, 'algo', algorithm)
+redis.call('HDEL', deviceKey, 'sub')
 redis.call('PERSIST', deviceKey)
 redis.call('ZADD', ownedKey, 0, code)
 if oldNode then

@@ -9,7 +9,6 @@ local incarnation, address, version, startedMs, leaseMs = ARGV[1], ARGV[2], ARGV
 
 local time = redis.call('TIME')
 local nowMs = string.format('%.0f', math.floor(tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000))
-redis.call('DEL', nodeKey)
 redis.call('HSET', nodeKey, 'inc', incarnation, 'address', address, 'version', version, 'started', startedMs,
   'sessions', '0', 'rate', '0', 'lag', '0', 'phase', 'serving', 'beat', nowMs)
 redis.call('PEXPIRE', nodeKey, leaseMs)

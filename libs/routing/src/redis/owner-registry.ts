@@ -5,8 +5,10 @@
 
 import { BrokerError, type DeviceCode, type Epoch, type NodeId, type SessionId } from '@lapi-broker/protocol';
 import { createScript, guarded, type Keyspace, type RedisConnection, type Script } from '@lapi-broker/redis';
+import { checkAnnotation } from '../annotation.ts';
 import { type FlapGuard, flapGuard } from '../flap-guard.ts';
 import type {
+  AnnotateResult,
   ClaimRequest,
   ClaimResult,
   LookUp,
@@ -29,6 +31,7 @@ export interface RedisOwnerRegistryOptions {
 const CLAIM = new URL('./claim.lua', import.meta.url);
 const RECLAIM = new URL('./reclaim.lua', import.meta.url);
 const RELEASE = new URL('./release.lua', import.meta.url);
+const ANNOTATE = new URL('./annotate.lua', import.meta.url);
 const REAP = new URL('./reap.lua', import.meta.url);
 
 /** One script call blocks its Redis for about 10 µs per device. */
@@ -42,6 +45,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
   readonly #claim: Script;
   readonly #reclaim: Script;
   readonly #release: Script;
+  readonly #annotate: Script;
 
   /** A state connection; the caller opens and closes it. */
   constructor(connection: RedisConnection, keyspace: Keyspace, options: RedisOwnerRegistryOptions) {
@@ -52,6 +56,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     this.#claim = createScript(connection, CLAIM, 4);
     this.#reclaim = createScript(connection, RECLAIM, 4);
     this.#release = createScript(connection, RELEASE, 3);
+    this.#annotate = createScript(connection, ANNOTATE, 1);
   }
 
   async claim(request: ClaimRequest): Promise<ClaimResult> {
@@ -129,6 +134,14 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     if (answer === 'RELEASED') return { status: 'released' };
     if (answer === 'STALE') return { status: 'stale' };
     throw unexpectedReply('release', [answer ?? '']);
+  }
+
+  async annotate(code: DeviceCode, node: NodeId, epoch: Epoch, subscription: string): Promise<AnnotateResult> {
+    checkAnnotation(subscription);
+    const [answer] = words(await this.#annotate([this.#keyspace.device(code)], [node, epoch, subscription]));
+    if (answer === 'NOTED') return { status: 'noted' };
+    if (answer === 'STALE') return { status: 'stale' };
+    throw unexpectedReply('annotate', [answer ?? '']);
   }
 
   async lookUp(code: DeviceCode): Promise<LookUp> {

@@ -29,7 +29,7 @@ for i = 3, #KEYS do
   local deviceKey, code = KEYS[i], ARGV[i]
   local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'tags')
   if row[1] == node then
-    redis.call('HDEL', deviceKey, 'node', 'session', 'since')
+    redis.call('HDEL', deviceKey, 'node', 'session', 'since', 'sub')
     redis.call('HSET', deviceKey, 'off', 'node_lost', 'offAt', integer(nowMs))
     redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs),
       'e', row[2], 's', row[3] or '', 'n', '0', 'g', joinedTags(row[4]), 'q', '', 'd', offlineData)

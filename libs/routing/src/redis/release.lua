@@ -29,7 +29,7 @@ if row[2] ~= epoch then return 'STALE' end
 
 local time = redis.call('TIME')
 local nowMs = math.floor(tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000)
-redis.call('HDEL', deviceKey, 'node', 'session', 'since')
+redis.call('HDEL', deviceKey, 'node', 'session', 'since', 'sub')
 redis.call('HSET', deviceKey, 'off', reason, 'offAt', integer(nowMs))
 redis.call('ZREM', ownedKey, code)
 local offlineData = '{"reason":' .. cjson.encode(reason) .. ',"node":' .. cjson.encode(node) .. '}'

@@ -7,7 +7,7 @@ import { RateLimit } from './rate-limit.ts';
 class MemoryKeys implements ApiKeyStore {
   readonly keys = new Map<string, ApiKey>();
   reads = 0;
-  away = false;
+  away: boolean = false;
   gate: Promise<void> = Promise.resolve();
 
   async byHash(sha256: string): Promise<ApiKey | undefined> {
@@ -46,7 +46,15 @@ function fixture(perSecond = 0) {
 describe('access', () => {
   it('a request without a well-formed bearer key is refused before the store is asked', async () => {
     const { ask, store } = fixture();
-    for (const header of ['', 'Basic abc', 'Bearer', 'Bearer ', `Bearer ${'x'.repeat(257)}`, 'Bearer a b', 'Bearer é']) {
+    for (const header of [
+      '',
+      'Basic abc',
+      'Bearer',
+      'Bearer ',
+      `Bearer ${'x'.repeat(257)}`,
+      'Bearer a b',
+      'Bearer é',
+    ]) {
       expect(await ask(header)).toMatchObject({ status: 'refused', error: 'unauthenticated' });
     }
     expect(store.reads).toBe(0);
@@ -113,7 +121,8 @@ describe('access', () => {
 
   it('admin implies every scope; read and call imply nothing', async () => {
     const { ask, key } = fixture();
-    const caller = async (scope: 'read' | 'call' | 'admin'): Promise<Caller> => (await ask(`Bearer ${await key([scope])}`)) as Caller;
+    const caller = async (scope: 'read' | 'call' | 'admin'): Promise<Caller> =>
+      (await ask(`Bearer ${await key([scope])}`)) as Caller;
     const [read, call, admin] = [await caller('read'), await caller('call'), await caller('admin')];
     expect([allows(read, 'read'), allows(read, 'call'), allows(read, 'admin')]).toEqual([true, false, false]);
     expect([allows(call, 'read'), allows(call, 'call'), allows(call, 'admin')]).toEqual([false, true, false]);

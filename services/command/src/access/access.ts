@@ -62,7 +62,8 @@ export class Access {
   /** The answer at once where memory has it, else a promise of it. Never rejects. Counts one request against the key's rate. */
   authenticate(request: Pick<RequestSnapshot, 'header'>): Caller | Refusal | Promise<Caller | Refusal> {
     const plain = BEARER.exec(request.header('authorization'))?.[1];
-    if (plain === undefined) return { status: 'refused', error: 'unauthenticated', detail: 'no `Authorization: Bearer <key>` header' };
+    if (plain === undefined)
+      return { status: 'refused', error: 'unauthenticated', detail: 'no `Authorization: Bearer <key>` header' };
     const sha256 = hash('sha256', plain, 'hex');
     const nowMs = this.#monotonicMs();
     const remembered = this.#known.get(sha256);
@@ -80,7 +81,12 @@ export class Access {
   #admit(caller: Caller, nowMs: number): Caller | Refusal {
     const waitMs = this.#rate.take(caller.keyId, nowMs);
     if (waitMs === 0) return caller;
-    return { status: 'refused', error: 'rate_limited', detail: 'requests per second of this API key', retryAfterMs: waitMs };
+    return {
+      status: 'refused',
+      error: 'rate_limited',
+      detail: 'requests per second of this API key',
+      retryAfterMs: waitMs,
+    };
   }
 
   async #lookUp(sha256: string): Promise<Caller | Refusal> {

@@ -99,7 +99,7 @@ export class RedisApiKeyStore implements ApiKeyStore {
   }
 }
 
-function fromHash(fields: Record<string, string>): ApiKey | undefined {
+function fromHash(fields: Partial<Record<string, string>>): ApiKey | undefined {
   const { id, name, scopes, created } = fields;
   if (id === undefined) return undefined;
   return {

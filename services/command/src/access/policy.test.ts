@@ -32,19 +32,25 @@ describe('LAPI path policy', () => {
     expect(policy.judge(path).status).toBe('guarded');
   });
 
-  it.each(['/LAPI/V1.0/System/DeviceInfo', '/LAPI/V1.0/Channels/1/PTZ/PTZCtrl', '/LAPI/V1.0/System/Time?x=/System/Reboot'])(
-    '%s is open',
-    (path) => {
-      expect(policy.judge(path).status).toBe('open');
-    },
-  );
+  it.each([
+    '/LAPI/V1.0/System/DeviceInfo',
+    '/LAPI/V1.0/Channels/1/PTZ/PTZCtrl',
+    '/LAPI/V1.0/System/Time?x=/System/Reboot',
+  ])('%s is open', (path) => {
+    expect(policy.judge(path).status).toBe('open');
+  });
 
-  it.each(['/LAPI/V1.0//System', '/LAPI/../etc', '/LAPI/V1.0/a%2fb', '/x', '', '/LAPI/V1.0/%', `/LAPI/${'x'.repeat(2100)}`])(
-    '%s is malformed (C5)',
-    (path) => {
-      expect(policy.judge(path).status).toBe('invalid_request');
-    },
-  );
+  it.each([
+    '/LAPI/V1.0//System',
+    '/LAPI/../etc',
+    '/LAPI/V1.0/a%2fb',
+    '/x',
+    '',
+    '/LAPI/V1.0/%',
+    `/LAPI/${'x'.repeat(2100)}`,
+  ])('%s is malformed (C5)', (path) => {
+    expect(policy.judge(path).status).toBe('invalid_request');
+  });
 
   it('a remembered verdict is the same verdict, and memory is bounded', () => {
     const first = policy.judge('/LAPI/V1.0/System/Reboot');

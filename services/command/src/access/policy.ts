@@ -39,7 +39,10 @@ export class PathPolicy {
   #judge(url: string): Verdict {
     const checked = checkRequestUrl(url, this.#platformSubscribes);
     if (checked.status !== 'ok') return checked;
-    if (checked.guard !== undefined) return { status: 'guarded', reason: `the area "${checked.guard}" needs the scope "admin"` };
-    return GUARDED_ANYWHERE.test(checked.path) ? { status: 'guarded', reason: 'this path needs the scope "admin"' } : OPEN;
+    if (checked.guard !== undefined)
+      return { status: 'guarded', reason: `the area "${checked.guard}" needs the scope "admin"` };
+    return GUARDED_ANYWHERE.test(checked.path)
+      ? { status: 'guarded', reason: 'this path needs the scope "admin"' }
+      : OPEN;
   }
 }

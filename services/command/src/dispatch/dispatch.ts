@@ -149,7 +149,7 @@ export class Dispatch {
   readonly #publishing = new Map<Promise<PublishResult>, Call[]>();
   #subscription: Subscription | undefined;
   #sweep: NodeJS.Timeout | undefined;
-  #stopped = false;
+  #stopped: boolean = false;
   #idle: (() => void) | undefined;
 
   constructor(parts: DispatchParts, limits: DispatchLimits) {
@@ -257,7 +257,8 @@ export class Dispatch {
       const alive = owner !== undefined && (await this.#alive(owner.node));
       // The sweep or stop() may have ended it meanwhile.
       if (call.phase !== 'locating') return;
-      if (!provisioned) return this.#refuse(call, 'device_unknown', false, 'no device with this DeviceCode is provisioned');
+      if (!provisioned)
+        return this.#refuse(call, 'device_unknown', false, 'no device with this DeviceCode is provisioned');
       if (owner === undefined || !alive) return this.#waitForDevice(call, 'device_offline');
       const nowMs = monotonicMs();
       const route: Route = { node: owner.node, epoch: owner.epoch, channel: keyspace.inbox(owner.node) };
@@ -266,7 +267,12 @@ export class Dispatch {
     } catch (error) {
       if (call.phase === 'done') return;
       if (error instanceof BrokerError && error.code === 'broker_unavailable') {
-        this.#refuse(call, 'broker_unavailable', call.phase === 'sent', 'the owner of the device cannot be looked up now');
+        this.#refuse(
+          call,
+          'broker_unavailable',
+          call.phase === 'sent',
+          'the owner of the device cannot be looked up now',
+        );
       } else {
         this.#end(call);
         call.fail(error);
@@ -291,7 +297,16 @@ export class Dispatch {
     call.dueAtMs = call.deadlineMs + this.#limits.replyGraceMs;
     // Known, because no call is taken before it is, and it is never forgotten.
     const deadlineMs = time.nowMs() + (call.deadlineMs - nowMs);
-    const frame = encodeCommandFrame({ id: call.id, replyTo: instance, code, epoch: route.epoch, deadlineMs, method, url, body });
+    const frame = encodeCommandFrame({
+      id: call.id,
+      replyTo: instance,
+      code,
+      epoch: route.epoch,
+      deadlineMs,
+      method,
+      url,
+      body,
+    });
     meter.published();
     call.publishing = pubsub.publish(route.channel, frame);
     // Frames that leave together share one promise, so they share one callback too.
@@ -306,8 +321,12 @@ export class Dispatch {
       this.#publishing.delete(publishing);
       // `unknown`: it may have arrived. Only the reply or the deadline can tell.
       if (result.status === 'unknown' || (result.status === 'published' && result.receivers > 0)) return;
-      const detail = result.status === 'not_sent' ? 'the call could not leave this process' : 'the node of the device does not listen';
-      for (const call of batch) if (call.phase === 'sent' && call.publishing === publishing) this.#onUndelivered(call, detail);
+      const detail =
+        result.status === 'not_sent'
+          ? 'the call could not leave this process'
+          : 'the node of the device does not listen';
+      for (const call of batch)
+        if (call.phase === 'sent' && call.publishing === publishing) this.#onUndelivered(call, detail);
     });
   }
 
@@ -320,9 +339,15 @@ export class Dispatch {
 
   #onFrame(bytes: Buffer): void {
     const frame = decodeReplyFrame(bytes);
-    if (frame === undefined) return this.#parts.meter.foreignFrame();
+    if (frame === undefined) {
+      this.#parts.meter.foreignFrame();
+      return;
+    }
     const call = this.#pending.get(frame.id);
-    if (call === undefined) return this.#parts.meter.lateReply();
+    if (call === undefined) {
+      this.#parts.meter.lateReply();
+      return;
+    }
     if (frame.outcome === 'answered') {
       this.#end(call);
       this.#parts.meter.ended(frame.success ? 'succeeded' : 'failed', this.#parts.monotonicMs() - call.startedAtMs);
@@ -333,25 +358,22 @@ export class Dispatch {
   }
 
   #onRefusal(call: Call, error: Exclude<ReplyOutcome, 'answered'>, frame: ReplyFrame): void {
-    if (frame.written) return this.#refuse(call, error, true);
-    // The refusal of a try that was given up before.
-    if (call.phase !== 'sent') return this.#parts.meter.lateReply();
-    switch (error) {
-      case 'stale_owner':
-      case 'device_offline':
-        this.#parts.owners.delete(call.command.code);
-        // A fresh look-up that led to `device_offline` would lead there again.
-        if ((error === 'stale_owner' || call.fromCache) && this.#tryAgain(call)) return;
-        return this.#waitForDevice(call, error);
-      case 'node_draining':
-        this.#parts.owners.delete(call.command.code);
-        return this.#waitForDevice(call, error);
-      case 'broker_unavailable':
-        this.#parts.owners.delete(call.command.code);
-        return this.#refuse(call, error, false);
-      default:
-        return this.#refuse(call, error, false);
+    if (frame.written) {
+      this.#refuse(call, error, true);
+      return;
     }
+    // The refusal of a try that was given up before.
+    if (call.phase !== 'sent') {
+      this.#parts.meter.lateReply();
+      return;
+    }
+    const isGone = error === 'stale_owner' || error === 'device_offline' || error === 'node_draining';
+    if (isGone || error === 'broker_unavailable') this.#parts.owners.delete(call.command.code);
+    // A fresh look-up that led to `device_offline` would lead there again.
+    const mayHaveMoved = error === 'stale_owner' || (error === 'device_offline' && call.fromCache);
+    if (mayHaveMoved && this.#tryAgain(call)) return;
+    if (isGone) this.#waitForDevice(call, error);
+    else this.#refuse(call, error, false);
   }
 
   /** The one further look-up that C6 allows when nothing was written. */
@@ -368,7 +390,10 @@ export class Dispatch {
   /** Nothing was written and nobody can take it now: look again until the connect timeout is over, then refuse. */
   #waitForDevice(call: Call, error: CommandError, detail?: string): void {
     const nowMs = this.#parts.monotonicMs();
-    if (nowMs >= call.connectUntilMs) return this.#refuse(call, error, false, detail);
+    if (nowMs >= call.connectUntilMs) {
+      this.#refuse(call, error, false, detail);
+      return;
+    }
     this.#move(call, 'away');
     call.refusal = error;
     call.secondTryLeft = true;
@@ -383,14 +408,19 @@ export class Dispatch {
   }
 
   #onDue(call: Call, nowMs: number): void {
-    if (call.phase === 'sent') return this.#refuse(call, 'timeout', true, 'no word from the node of the device before the deadline');
-    if (call.phase === 'locating') return this.#refuse(call, 'timeout_not_sent', false, 'the deadline passed during the look-up');
-    if (call.command.withdrawn?.() === true) return this.#refuse(call, call.refusal, false);
-    this.#move(call, 'locating');
-    // Past connectUntilMs this is the last look; the time for the answer begins with the session.
-    call.deadlineMs = nowMs + call.command.timeoutMs;
-    call.dueAtMs = call.deadlineMs;
-    void this.#locate(call);
+    if (call.phase === 'sent') {
+      this.#refuse(call, 'timeout', true, 'no word from the node of the device before the deadline');
+    } else if (call.phase === 'locating') {
+      this.#refuse(call, 'timeout_not_sent', false, 'the deadline passed during the look-up');
+    } else if (call.command.withdrawn?.() === true) {
+      this.#refuse(call, call.refusal, false);
+    } else {
+      this.#move(call, 'locating');
+      // Past connectUntilMs this is the last look; the time for the answer begins with the session.
+      call.deadlineMs = nowMs + call.command.timeoutMs;
+      call.dueAtMs = call.deadlineMs;
+      void this.#locate(call);
+    }
   }
 
   #refuse(call: Call, error: CommandError, written: boolean, detail = DETAILS[error] ?? ''): void {
@@ -406,7 +436,8 @@ export class Dispatch {
   }
 
   #move(call: Call, to: Phase): void {
-    if (!NEXT[call.phase].includes(to)) throw new BrokerError('internal', `a call cannot go from ${call.phase} to ${to}`);
+    if (!NEXT[call.phase].includes(to))
+      throw new BrokerError('internal', `a call cannot go from ${call.phase} to ${to}`);
     call.phase = to;
   }
 }

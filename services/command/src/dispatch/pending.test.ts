@@ -22,21 +22,25 @@ it('more than the bound is refused, and room comes back', () => {
 
 it('a sweep finds exactly what is due, also when entries go or move while it walks', () => {
   fc.assert(
-    fc.property(fc.array(fc.integer({ min: 0, max: 100 }), { maxLength: 50 }), fc.integer({ min: 0, max: 100 }), (times, nowMs) => {
-      const pending = new Pending<{ id: number; dueAtMs: number }>(100);
-      times.forEach((dueAtMs, id) => {
-        pending.add(id, { id, dueAtMs });
-      });
-      const found: number[] = [];
-      pending.sweep(nowMs, (waiting) => {
-        found.push(waiting.id);
-        if (waiting.id % 2 === 0) pending.delete(waiting.id);
-        else waiting.dueAtMs = nowMs + 1;
-      });
-      expect(found).toEqual(times.flatMap((dueAtMs, id) => (dueAtMs <= nowMs ? [id] : [])));
-      const again: number[] = [];
-      pending.sweep(nowMs, (waiting) => again.push(waiting.id));
-      expect(again).toEqual([]);
-    }),
+    fc.property(
+      fc.array(fc.integer({ min: 0, max: 100 }), { maxLength: 50 }),
+      fc.integer({ min: 0, max: 100 }),
+      (times, nowMs) => {
+        const pending = new Pending<{ id: number; dueAtMs: number }>(100);
+        times.forEach((dueAtMs, id) => {
+          pending.add(id, { id, dueAtMs });
+        });
+        const found: number[] = [];
+        pending.sweep(nowMs, (waiting) => {
+          found.push(waiting.id);
+          if (waiting.id % 2 === 0) pending.delete(waiting.id);
+          else waiting.dueAtMs = nowMs + 1;
+        });
+        expect(found).toEqual(times.flatMap((dueAtMs, id) => (dueAtMs <= nowMs ? [id] : [])));
+        const again: number[] = [];
+        pending.sweep(nowMs, (waiting) => again.push(waiting.id));
+        expect(again).toEqual([]);
+      },
+    ),
   );
 });

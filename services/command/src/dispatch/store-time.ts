@@ -15,7 +15,7 @@ export class StoreTimeKeeper {
   readonly #monotonicMs: () => number;
   #answeredAtMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
-  #stopped = false;
+  #stopped: boolean = false;
 
   constructor(connection: RedisConnection, clock: RedisClock, monotonicMs: () => number) {
     this.#connection = connection;

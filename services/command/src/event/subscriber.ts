@@ -108,10 +108,9 @@ export class Subscriber {
       this.#fallBehind(event.shard, previous);
       return false;
     }
+    const first = !this.#unflushed;
     this.#give(event);
-    if (this.#unflushed) return false;
-    this.#unflushed = true;
-    return true;
+    return first;
   }
 
   flush(nowMs: number): void {
@@ -171,6 +170,7 @@ export class Subscriber {
   }
 
   #give(event: OutgoingEvent): void {
+    this.#unflushed = true;
     this.#sink.event(event, this.cursor());
     this.#commons.counts.delivered += 1;
   }
@@ -242,13 +242,11 @@ export class Subscriber {
     // The sink is first called after the tick of joining, so that whoever joined can greet its peer before.
     await Promise.resolve();
     while (this.#catchUp === catchUp) {
-      if (full || !this.#takes()) {
+      // Asked at this moment, because a flush in between may have emptied it, and then nothing would wake us.
+      if ((full && this.#sink.waitingBytes() > 0) || !this.#takes()) {
         full = false;
         catchUp.forget();
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-        });
-        this.#wake = undefined;
+        await this.#woken();
         continue;
       }
       try {
@@ -257,16 +255,26 @@ export class Subscriber {
         if (this.#catchUp !== catchUp) return;
         const status = this.#passOn(catchUp);
         if (status === 'live') return;
-        if (status === 'full') full = this.#sink.waitingBytes() > 0;
-        else await this.#readPages(catchUp);
+        full = status === 'full';
+        if (status === 'read_needed') await this.#readPages(catchUp);
       } catch (error) {
         if (!(error instanceof BrokerError)) this.#commons.log.warn({ err: error }, 'feed.read_failed');
         catchUp.forget();
         // Spread, because a store that comes back meets all of them at once.
-        const delayMs = this.#commons.limits.retryMs * (1 + Math.random());
-        await new Promise((resolve) => setTimeout(resolve, delayMs));
+        await this.#woken(this.#commons.limits.retryMs * (1 + Math.random()));
       }
     }
+  }
+
+  /** Until the connection takes bytes again, this is closed, or the time is over. */
+  async #woken(afterMs?: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      if (afterMs !== undefined) timer = setTimeout(resolve, afterMs);
+    });
+    clearTimeout(timer);
+    this.#wake = undefined;
   }
 
   /** In one tick: passes on what is read and what memory has, until the sink is full, a page is missing, or it is live. */
@@ -284,7 +292,7 @@ export class Subscriber {
       }
     }
     if (status === 'live') this.#goLive(catchUp);
-    this.flush(this.#commons.clock.monotonicMs());
+    if (this.#unflushed) this.flush(this.#commons.clock.monotonicMs());
     return status;
   }
 

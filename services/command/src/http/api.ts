@@ -6,17 +6,16 @@ import type { RequestHandler, ServerBuilder } from '@lapi-broker/http';
 import { allows, missingScope } from '../access/access.ts';
 import type { Broker } from './broker.ts';
 import { Exchange, type ExchangeRoute } from './exchange.ts';
+import type { DocumentedRoute } from './openapi.ts';
 import type { Operation, RawOperation } from './operation.ts';
 import { createCommand, passThrough } from './routes/call.ts';
 import { disconnectDevice, listDevices, promoteSecret, putDevice, readDevice, removeDevice } from './routes/device.ts';
 import { live, readDocs, readDocument, readDocumentAlias, ready } from './routes/document.ts';
 import { createKey, deleteKey, listKeys } from './routes/key.ts';
 import { listNodes } from './routes/node.ts';
+import { EVENT_OPERATIONS, type EventConnections, type EventRouteParts, registerEventRoutes } from './stream.ts';
 
-export interface Route {
-  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'ANY';
-  /** Pattern of the transport: `:name` for one segment, a trailing `/*` for the rest. */
-  readonly path: string;
+export interface Route extends DocumentedRoute {
   readonly operation: Operation | RawOperation;
 }
 
@@ -44,7 +43,10 @@ export const ROUTES: readonly Route[] = [
   { method: 'GET', path: '/readyz', operation: ready },
 ];
 
-/** Headers that handlers of this file read; the transport copies no others. */
+/** What the OpenAPI document describes: the table, and the live ways out for events (stream.ts). */
+export const DOCUMENTED: readonly DocumentedRoute[] = [...ROUTES, ...EVENT_OPERATIONS];
+
+/** Headers that handlers read; the transport copies no others, because each costs time on the fast path. Upgrades have a list of their own. */
 export const API_HEADERS: readonly string[] = [
   'authorization',
   'content-length',
@@ -53,6 +55,7 @@ export const API_HEADERS: readonly string[] = [
   'x-lapi-timeout',
   'x-lapi-connect-timeout',
   'idempotency-key',
+  'last-event-id',
 ];
 
 export interface ApiObserver {
@@ -62,7 +65,14 @@ export interface ApiObserver {
   defect(error: unknown, requestId: string, route: string): void;
 }
 
-export function registerApi(server: ServerBuilder, broker: Broker, observer: ApiObserver): void {
+/** Mounts everything. The answer is the part of the process that looks after live event connections. */
+export function registerApi(
+  server: ServerBuilder,
+  broker: Broker,
+  observer: ApiObserver,
+  events: Pick<EventRouteParts, 'feed' | 'clock'>,
+): EventConnections {
+  const connections = registerEventRoutes(server, { ...events, broker, observer });
   const exchangeRoute = (label: string): ExchangeRoute => ({
     label,
     count: (route, status) => observer.answered(route, status),
@@ -70,13 +80,19 @@ export function registerApi(server: ServerBuilder, broker: Broker, observer: Api
     leaving: () => observer.leaving(),
     onDefect: (error, requestId, route) => observer.defect(error, requestId, route),
   });
-  for (const { method, path, operation } of ROUTES) server.route(method, path, serve(operation, exchangeRoute(path), broker));
+  for (const { method, path, operation } of ROUTES)
+    server.route(method, path, serve(operation, exchangeRoute(path), broker));
   for (const [path, methods] of methodsByPath(ROUTES)) {
     if (methods.includes('ANY')) continue;
     const route = exchangeRoute(path);
     server.route('ANY', path, (request, response) => {
       const exchange = new Exchange(request, response, route);
-      exchange.problem('method_not_allowed', `use ${methods.join(' or ')}`, { headers: [['Allow', methods.join(', ')]] }, exchange.hasBody);
+      exchange.problem(
+        'method_not_allowed',
+        `use ${methods.join(' or ')}`,
+        { headers: [['Allow', methods.join(', ')]] },
+        exchange.hasBody,
+      );
     });
   }
   const nowhere = exchangeRoute('none');
@@ -84,6 +100,7 @@ export function registerApi(server: ServerBuilder, broker: Broker, observer: Api
     const exchange = new Exchange(request, response, nowhere);
     exchange.problem('not_found', 'there is no such path; /openapi.json lists all', {}, exchange.hasBody);
   });
+  return connections;
 }
 
 export function methodsByPath(routes: readonly Pick<Route, 'method' | 'path'>[]): Map<string, string[]> {
@@ -119,15 +136,18 @@ async function run(operation: Operation, exchange: Exchange, broker: Broker): Pr
   const { scope, bodyLimit } = operation;
   const limitBytes = bodyLimit === 'direct' ? broker.directBodyBytes : broker.apiBodyBytes;
   const answering = scope === undefined ? undefined : broker.access.authenticate(exchange.request);
-  if (answering !== undefined && !(answering instanceof Promise) && answering.status === 'refused') return exchange.refuse(answering);
+  if (answering !== undefined && !(answering instanceof Promise) && answering.status === 'refused')
+    return exchange.refuse(answering);
   // The transport hands over a body only to those who ask in the first tick, so it is read beside the authentication.
   const reading = bodyLimit !== undefined && exchange.hasBody ? exchange.response.readBody(limitBytes) : undefined;
   const caller = await answering;
   if (caller?.status === 'refused') return exchange.refuse(caller);
-  if (caller !== undefined && scope !== undefined && !allows(caller, scope)) return exchange.refuse(missingScope(scope));
+  if (caller !== undefined && scope !== undefined && !allows(caller, scope))
+    return exchange.refuse(missingScope(scope));
   const read = await reading;
   if (read === undefined || read.status === 'read') {
     return exchange.answer(await operation.run({ caller, bytes: read?.body ?? NOTHING, exchange }, broker));
   }
-  if (read.status === 'too_large') exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
+  if (read.status === 'too_large')
+    exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
 }

@@ -20,7 +20,13 @@ it('whatever else is given is not a cursor', () => {
       expect(found === undefined || encodeListCursor(found) === text).toBe(true);
     }),
   );
-  for (const text of ['', '1', 'AAAA', Buffer.from('2abc').toString('base64url'), `${encodeListCursor('abc' as DeviceCode)}=`]) {
+  for (const text of [
+    '',
+    '1',
+    'AAAA',
+    Buffer.from('2abc').toString('base64url'),
+    `${encodeListCursor('abc' as DeviceCode)}=`,
+  ]) {
     expect(decodeListCursor(text)).toBeUndefined();
   }
 });

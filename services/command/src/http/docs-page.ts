@@ -11,17 +11,18 @@ export function renderDocsPage(document: OpenApiDocument): string {
   const sections = document.tags.map(({ name, description }) => {
     const own = operations.filter(({ operation }) => operation.tags.includes(name));
     if (own.length === 0) return '';
-    return `<h2 id="${escape(name)}">${escape(name)}</h2><p>${inline(description)}</p>${own.map(renderOperation).join('')}`;
+    return `<h2 id="${escapeHtml(name)}">${escapeHtml(name)}</h2><p>${inline(description)}</p>${own.map(renderOperation).join('')}`;
   });
   const schemas = Object.entries(document.components.schemas).map(
-    ([name, schema]) => `<details id="schema-${escape(name)}"><summary><code>${escape(name)}</code></summary>${pre(schema)}</details>`,
+    ([name, schema]) =>
+      `<details id="schema-${escapeHtml(name)}"><summary><code>${escapeHtml(name)}</code></summary>${pre(schema)}</details>`,
   );
   const { title, version, description } = document.info;
   return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escape(title)} ${escape(version)}</title><style>${STYLE}</style></head><body><main>
-<h1>${escape(title)} <small>${escape(version)}</small></h1>${paragraphs(description)}
+<title>${escapeHtml(title)} ${escapeHtml(version)}</title><style>${STYLE}</style></head><body><main>
+<h1>${escapeHtml(title)} <small>${escapeHtml(version)}</small></h1>${paragraphs(description)}
 <p>The same as <a href="/v1/openapi.json">OpenAPI 3.1</a>.</p>
-<nav>${document.tags.map(({ name }) => `<a href="#${escape(name)}">${escape(name)}</a>`).join(' ')} <a href="#Errors">Errors</a> <a href="#Schemas">Schemas</a></nav>
+<nav>${document.tags.map(({ name }) => `<a href="#${escapeHtml(name)}">${escapeHtml(name)}</a>`).join(' ')} <a href="#Errors">Errors</a> <a href="#Schemas">Schemas</a></nav>
 ${sections.join('\n')}
 <h2 id="Errors">Errors</h2>${renderErrors()}
 <h2 id="Schemas">Schemas</h2>${schemas.join('')}
@@ -29,19 +30,28 @@ ${sections.join('\n')}
 `;
 }
 
-function renderOperation({ path, method, operation }: { path: string; method: string; operation: OpenApiOperation }): string {
-  const scope = operation['x-scope'] === undefined ? 'no key needed' : `scope <code>${escape(operation['x-scope'])}</code>`;
+function renderOperation({
+  path,
+  method,
+  operation,
+}: {
+  path: string;
+  method: string;
+  operation: OpenApiOperation;
+}): string {
+  const scope =
+    operation['x-scope'] === undefined ? 'no key needed' : `scope <code>${escapeHtml(operation['x-scope'])}</code>`;
   const parameters = (operation.parameters ?? []).map(
     (parameter) =>
-      `<tr><td><code>${escape(parameter.name)}</code></td><td>${parameter.in}${parameter.required ? ', required' : ''}</td><td>${constraint(parameter.schema)}</td><td>${inline(parameter.description)}</td></tr>`,
+      `<tr><td><code>${escapeHtml(parameter.name)}</code></td><td>${parameter.in}${parameter.required ? ', required' : ''}</td><td>${constraint(parameter.schema)}</td><td>${inline(parameter.description)}</td></tr>`,
   );
   const [media] = Object.values(operation.requestBody?.content ?? {}) as { schema?: JsonObject; example?: unknown }[];
   const responses = Object.entries(operation.responses).map(([status, response]) => {
     const [content] = Object.values(response.content ?? {});
     const example = content?.example === undefined ? '' : pre(content.example);
-    return `<tr><td><code>${escape(status)}</code></td><td>${paragraphs(response.description)}${reference(content?.schema)}${example}</td></tr>`;
+    return `<tr><td><code>${escapeHtml(status)}</code></td><td>${paragraphs(response.description)}${reference(content?.schema)}${example}</td></tr>`;
   });
-  return `<details class="operation" id="${escape(operation.operationId)}"><summary><b class="${method.toLowerCase()}">${method}</b> <code>${escape(path)}</code> ${escape(operation.summary)}</summary>
+  return `<details class="operation" id="${escapeHtml(operation.operationId)}"><summary><b class="${method.toLowerCase()}">${method}</b> <code>${escapeHtml(path)}</code> ${escapeHtml(operation.summary)}</summary>
 ${paragraphs(operation.description ?? '')}<p>Needs: ${scope}.</p>
 ${parameters.length === 0 ? '' : `<table><tr><th>parameter</th><th>in</th><th>type</th><th></th></tr>${parameters.join('')}</table>`}
 ${media === undefined ? '' : `<p>Body: ${reference(media.schema)}</p>${media.example === undefined ? '' : pre(media.example)}`}
@@ -58,10 +68,10 @@ function renderErrors(): string {
 }
 
 function reference(schema: JsonObject | undefined): string {
-  const target = schema?.['$ref'];
-  if (typeof target !== 'string') return schema?.['description'] === undefined ? '' : inline(String(schema['description']));
+  const target = schema?.$ref;
+  if (typeof target !== 'string') return schema?.description === undefined ? '' : inline(String(schema.description));
   const name = target.slice(target.lastIndexOf('/') + 1);
-  return `<a href="#schema-${escape(name)}"><code>${escape(name)}</code></a>`;
+  return `<a href="#schema-${escapeHtml(name)}"><code>${escapeHtml(name)}</code></a>`;
 }
 
 function constraint(schema: JsonObject): string {
@@ -69,27 +79,38 @@ function constraint(schema: JsonObject): string {
   const words = [
     Array.isArray(values) ? values.join(' | ') : String(type ?? ''),
     minimum === undefined && maximum === undefined ? '' : `${String(minimum ?? '')}…${String(maximum ?? '')}`,
-    schema['default'] === undefined ? '' : `default ${String(schema['default'])}`,
+    schema.default === undefined ? '' : `default ${String(schema.default)}`,
   ];
-  return escape(words.filter((word) => word !== '').join(', '));
+  return escapeHtml(words.filter((word) => word !== '').join(', '));
 }
 
 function pre(value: unknown): string {
-  return `<pre>${escape(JSON.stringify(value, undefined, 2))}</pre>`;
+  return `<pre>${escapeHtml(JSON.stringify(value, undefined, 2))}</pre>`;
 }
 
 function paragraphs(text: string): string {
-  return text === '' ? '' : text.split('\n\n').map((part) => `<p>${inline(part)}</p>`).join('');
+  return text === ''
+    ? ''
+    : text
+        .split('\n\n')
+        .map((part) => `<p>${inline(part)}</p>`)
+        .join('');
 }
 
 /** Backticks become code; everything else is text. */
 function inline(text: string): string {
-  return escape(text).replace(/`([^`]+)`/g, '<code>$1</code>');
+  return escapeHtml(text).replace(/`([^`]+)`/g, '<code>$1</code>');
 }
 
-const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
+const ENTITIES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&#39;',
+};
 
-function escape(text: string): string {
+function escapeHtml(text: string): string {
   return text.replace(/[&<>"']/g, (character) => ENTITIES[character] ?? '');
 }
 

@@ -60,13 +60,17 @@ export class Exchange {
   answer(answer: Answer): void {
     switch (answer.kind) {
       case 'json':
-        return this.send(answer.status, 'application/json', JSON.stringify(answer.value), answer.headers);
+        this.send(answer.status, 'application/json', JSON.stringify(answer.value), answer.headers);
+        return;
       case 'bytes':
-        return this.send(answer.status, answer.contentType, answer.bytes, answer.headers);
+        this.send(answer.status, answer.contentType, answer.bytes, answer.headers);
+        return;
       case 'empty':
-        return this.send(answer.status, '', '');
+        this.send(answer.status, '', '');
+        return;
       case 'problem':
-        return this.problem(answer.error, answer.detail, answer);
+        this.problem(answer.error, answer.detail, answer);
+        return;
     }
   }
 
@@ -91,7 +95,10 @@ export class Exchange {
 
   /** Whatever a handler threw. Only designed failures are told to the caller; the rest is logged under the request id. */
   failed(error: unknown): void {
-    if (error instanceof BrokerError && error.code !== 'internal') return this.problem(error.code, error.message);
+    if (error instanceof BrokerError && error.code !== 'internal') {
+      this.problem(error.code, error.message);
+      return;
+    }
     this.#route.onDefect(error, this.requestId, this.#route.label);
     this.problem('internal', 'the broker failed in a way it does not know');
   }

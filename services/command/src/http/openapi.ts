@@ -3,7 +3,6 @@
 
 import { ERRORS, type ErrorCode, errorDefinition, LAPI_METHODS } from '@lapi-broker/protocol';
 import { z } from 'zod';
-import type { Route } from './api.ts';
 import type { OperationDoc } from './operation.ts';
 import { createProblem, PROBLEM_TYPE } from './problem.ts';
 import { ProblemDocument } from './schema.ts';
@@ -21,7 +20,13 @@ export interface OpenApiParameter {
 export interface OpenApiResponse {
   readonly description: string;
   readonly headers?: JsonObject;
-  readonly content?: { readonly [type: string]: { readonly schema?: JsonObject; readonly example?: unknown; readonly examples?: JsonObject } };
+  readonly content?: {
+    readonly [type: string]: {
+      readonly schema?: JsonObject;
+      readonly example?: unknown;
+      readonly examples?: JsonObject;
+    };
+  };
 }
 
 export interface OpenApiOperation {
@@ -38,10 +43,21 @@ export interface OpenApiOperation {
 
 export interface OpenApiDocument {
   readonly openapi: '3.1.0';
-  readonly info: { readonly title: string; readonly version: string; readonly summary: string; readonly description: string; readonly license: JsonObject };
+  readonly info: {
+    readonly title: string;
+    readonly version: string;
+    readonly summary: string;
+    readonly description: string;
+    readonly license: JsonObject;
+  };
   readonly tags: readonly { readonly name: string; readonly description: string }[];
   readonly paths: { readonly [path: string]: { readonly [method: string]: OpenApiOperation } };
-  readonly components: { readonly schemas: { readonly [name: string]: JsonObject }; readonly headers: JsonObject; readonly securitySchemes: JsonObject };
+  readonly components: {
+    readonly schemas: { readonly [name: string]: JsonObject };
+    readonly examples: JsonObject;
+    readonly headers: JsonObject;
+    readonly securitySchemes: JsonObject;
+  };
 }
 
 const TAGS = [
@@ -59,7 +75,14 @@ Every request needs \`Authorization: Bearer <key>\`, except where an operation s
 
 Every answer carries \`X-Request-Id\`: the caller's own if it sent one of 1–64 characters A–Z a–z 0–9 . _ : -, else a new one. Errors of the broker are problem documents (RFC 9457) with \`source: "broker"\`; answers of devices have \`source: "device"\`. Tell cases apart by \`source\` and \`error\`, never by the status alone.`;
 
-export function createOpenApi(routes: readonly Route[], version: string): OpenApiDocument {
+export interface DocumentedRoute {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'ANY';
+  /** Pattern of the transport. */
+  readonly path: string;
+  readonly operation: OperationDoc;
+}
+
+export function createOpenApi(routes: readonly DocumentedRoute[], version: string): OpenApiDocument {
   const schemas = new Components();
   const problem = schemas.use(ProblemDocument);
   const paths: { [path: string]: { [method: string]: OpenApiOperation } } = {};
@@ -85,6 +108,7 @@ export function createOpenApi(routes: readonly Route[], version: string): OpenAp
     paths,
     components: {
       schemas: schemas.all(),
+      examples: Object.fromEntries((Object.keys(ERRORS) as ErrorCode[]).map((code) => [code, exampleOf(code)])),
       headers: { RequestId: { description: 'Id of this request, also in logs.', schema: { type: 'string' } } },
       securitySchemes: { key: { type: 'http', scheme: 'bearer', description: 'An API key of this installation.' } },
     },
@@ -125,11 +149,23 @@ function describeOperation(
       : {
           requestBody: {
             required: operation.bodyOptional !== true,
-            content: { 'application/json': { schema: schemas.use(body), ...(bodyExample === undefined ? {} : { example: bodyExample }) } },
+            content: {
+              'application/json': {
+                schema: schemas.use(body),
+                ...(bodyExample === undefined ? {} : { example: bodyExample }),
+              },
+            },
           },
         }),
-    ...(passesBody ? { requestBody: { required: false, content: { 'application/json': { schema: { description: '`Data` of the request.' } } } } } : {}),
-    responses: { ...responsesOf(operation, schemas), ...errorResponses(operation, method, problem) },
+    ...(passesBody
+      ? {
+          requestBody: {
+            required: false,
+            content: { 'application/json': { schema: { description: '`Data` of the request.' } } },
+          },
+        }
+      : {}),
+    responses: { ...responsesOf(operation, schemas), ...errorResponses(operation, problem) },
   };
 }
 
@@ -141,7 +177,11 @@ const REST: OpenApiParameter = {
   schema: { type: 'string', examples: ['V1.0/System/DeviceInfo'] },
 };
 
-function parametersOf(shape: z.ZodObject | undefined, place: OpenApiParameter['in'], schemas: Components): OpenApiParameter[] {
+function parametersOf(
+  shape: z.ZodObject | undefined,
+  place: OpenApiParameter['in'],
+  schemas: Components,
+): OpenApiParameter[] {
   return Object.entries(shape?.shape ?? {}).map(([name, field]) => {
     const { description, ...schema } = schemas.use(field as z.ZodType);
     return {
@@ -181,14 +221,15 @@ function responsesOf({ responses }: OperationDoc, schemas: Components): { [statu
 /** All codes that an operation can answer with: its own, and those that follow from what it has. */
 export function errorsOf({ scope, params, query, body, errors }: OperationDoc): readonly ErrorCode[] {
   const codes = new Set<ErrorCode>(errors);
-  if (scope !== undefined) for (const code of ['unauthenticated', 'forbidden', 'rate_limited', 'broker_unavailable'] as const) codes.add(code);
+  if (scope !== undefined)
+    for (const code of ['unauthenticated', 'forbidden', 'rate_limited', 'broker_unavailable'] as const) codes.add(code);
   if (params !== undefined || query !== undefined || body !== undefined) codes.add('invalid_request');
   if (body !== undefined) codes.add('request_too_large');
   codes.add('internal');
   return (Object.keys(ERRORS) as ErrorCode[]).filter((code) => codes.has(code));
 }
 
-function errorResponses(operation: OperationDoc, method: string, problem: JsonObject): { [status: string]: OpenApiResponse } {
+function errorResponses(operation: OperationDoc, problem: JsonObject): { [status: string]: OpenApiResponse } {
   const byStatus = new Map<number, ErrorCode[]>();
   for (const code of errorsOf(operation)) {
     const { status } = errorDefinition(code);
@@ -197,17 +238,23 @@ function errorResponses(operation: OperationDoc, method: string, problem: JsonOb
   return Object.fromEntries(
     [...byStatus].map(([status, codes]) => {
       const waits = codes.some((code) => errorDefinition(code).retryAfterS !== undefined);
-      const headers = waits ? { ...ALWAYS, 'Retry-After': { description: 'Seconds.', schema: { type: 'integer' } } } : ALWAYS;
-      const examples = Object.fromEntries(codes.map((code) => [code, { summary: errorDefinition(code).title, value: exampleOf(code, method) }]));
+      const headers = waits
+        ? { ...ALWAYS, 'Retry-After': { description: 'Seconds.', schema: { type: 'integer' } } }
+        : ALWAYS;
+      const examples = Object.fromEntries(codes.map((code) => [code, { $ref: `#/components/examples/${code}` }]));
       const description = codes.map((code) => `\`${code}\`: ${errorDefinition(code).cause}`).join('\n\n');
       return [String(status), { description, headers, content: { [PROBLEM_TYPE]: { schema: problem, examples } } }];
     }),
   );
 }
 
-function exampleOf(code: ErrorCode, method: string): unknown {
-  const about = { detail: errorDefinition(code).cause, requestId: 'c1-1a', method };
-  return JSON.parse(createProblem(code, about).body);
+/** What a GET gets. */
+function exampleOf(code: ErrorCode): JsonObject {
+  const { cause, title } = errorDefinition(code);
+  return {
+    summary: title,
+    value: JSON.parse(createProblem(code, { detail: cause, requestId: 'c1-1a', method: 'GET' }).body),
+  };
 }
 
 /** Named schemas, each written once. */
@@ -218,10 +265,16 @@ class Components {
   use(schema: z.ZodType): JsonObject {
     const id = schema.meta()?.id;
     if (id !== undefined && this.#schemas.has(id)) return { $ref: `#/components/schemas/${id}` };
-    const { $schema: _, $defs, id: __, ...json } = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonObject & { $defs?: JsonObject };
+    const {
+      $schema: _,
+      $defs,
+      id: __,
+      ...json
+    } = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonObject & { $defs?: JsonObject };
     for (const [name, definition] of Object.entries($defs ?? {})) this.#put(name, definition as JsonObject);
     if (id === undefined) return relink(json) as JsonObject;
-    this.#put(id, json);
+    // A root with an id may come as a reference to its own definition.
+    if (!this.#schemas.has(id)) this.#put(id, json);
     return { $ref: `#/components/schemas/${id}` };
   }
 
@@ -242,7 +295,9 @@ function relink(value: unknown): unknown {
   return Object.fromEntries(
     Object.entries(value).map(([name, member]) => [
       name,
-      name === '$ref' && typeof member === 'string' ? member.replace('#/$defs/', '#/components/schemas/') : relink(member),
+      name === '$ref' && typeof member === 'string'
+        ? member.replace('#/$defs/', '#/components/schemas/')
+        : relink(member),
     ]),
   );
 }

@@ -43,9 +43,18 @@ export interface OperationDoc {
 
 export type Answer =
   | { readonly kind: 'json'; readonly status: number; readonly value: unknown; readonly headers?: HeaderList }
-  | { readonly kind: 'bytes'; readonly status: number; readonly contentType: string; readonly bytes: string | Uint8Array; readonly headers?: HeaderList }
+  | {
+      readonly kind: 'bytes';
+      readonly status: number;
+      readonly contentType: string;
+      readonly bytes: string | Uint8Array;
+      readonly headers?: HeaderList;
+    }
   | { readonly kind: 'empty'; readonly status: number }
-  | ({ readonly kind: 'problem'; readonly error: ErrorCode } & Pick<ProblemCase, 'detail' | 'command' | 'faults' | 'headers'> & {
+  | ({ readonly kind: 'problem'; readonly error: ErrorCode } & Pick<
+      ProblemCase,
+      'detail' | 'command' | 'faults' | 'headers'
+    > & {
         readonly method?: string;
       });
 
@@ -79,7 +88,9 @@ export interface RawOperation extends OperationDoc {
   serve(exchange: Exchange, broker: Broker): void;
 }
 
-export type Decoded = { readonly status: 'ok'; readonly value: unknown } | { readonly status: 'bad'; readonly fault: Fault };
+export type Decoded =
+  | { readonly status: 'ok'; readonly value: unknown }
+  | { readonly status: 'bad'; readonly fault: Fault };
 
 interface Spec<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> extends OperationDoc {
   readonly params?: P;
@@ -115,7 +126,11 @@ export function operation<
       const inQuery = check(query, queryOf(exchange.request.query, faults), 'query');
       const decoded: Decoded = body === undefined ? { status: 'ok', value: undefined } : decode(bytes);
       if (decoded.status === 'bad') faults.push(decoded.fault);
-      const inBody = check(decoded.status === 'bad' ? undefined : body, decoded.status === 'bad' ? undefined : decoded.value, 'body');
+      const inBody = check(
+        decoded.status === 'bad' ? undefined : body,
+        decoded.status === 'bad' ? undefined : decoded.value,
+        'body',
+      );
       if (faults.length > 0) return invalid(faults);
       return handle({ caller, params: inPath, query: inQuery, body: inBody as z.output<B>, bytes, exchange }, broker);
     },

@@ -7,27 +7,30 @@ const parse = (code: ErrorCode, more: Partial<Parameters<typeof createProblem>[1
   JSON.parse(createProblem(code, { ...about, ...more }).body);
 
 describe('problem documents', () => {
-  it.each(Object.keys(ERRORS) as ErrorCode[])('%s has a status, a title, a cause and a remedy, and both names of its code', (code) => {
-    const { status, headers } = createProblem(code, about);
-    expect(status).toBe(ERRORS[code].status);
-    expect(headers).toContainEqual(['Content-Type', 'application/problem+json']);
-    expect(parse(code)).toMatchObject({
-      type: `urn:lapi-broker:error:${code}`,
-      status,
-      code,
-      error: code,
-      source: 'broker',
-      detail: 'because',
-      requestId: 'r-1',
-      written: false,
-    });
-    for (const member of ['title', 'cause', 'remedy']) expect(parse(code)[member]).toMatch(/\w/);
-  });
+  it.each(Object.keys(ERRORS) as ErrorCode[])(
+    '%s has a status, a title, a cause and a remedy, and both names of its code',
+    (code) => {
+      const { status, headers } = createProblem(code, about);
+      expect(status).toBe(ERRORS[code].status);
+      expect(headers).toContainEqual(['Content-Type', 'application/problem+json']);
+      expect(parse(code)).toMatchObject({
+        type: `urn:lapi-broker:error:${code}`,
+        status,
+        code,
+        error: code,
+        source: 'broker',
+        detail: 'because',
+        requestId: 'r-1',
+        written: false,
+      });
+      for (const member of ['title', 'cause', 'remedy']) expect(parse(code)[member]).toMatch(/\w/);
+    },
+  );
 
   it('a timeout is retryable for GET alone, because the device may have acted (13.3)', () => {
-    expect(parse('timeout', { method: 'GET' })['retryable']).toBe(true);
-    expect(parse('timeout', { method: 'PUT' })['retryable']).toBe(false);
-    expect(parse('device_offline', { method: 'PUT' })['retryable']).toBe(true);
+    expect(parse('timeout', { method: 'GET' }).retryable).toBe(true);
+    expect(parse('timeout', { method: 'PUT' }).retryable).toBe(false);
+    expect(parse('device_offline', { method: 'PUT' }).retryable).toBe(true);
   });
 
   it('what was written may have been executed; what was not, was not', () => {

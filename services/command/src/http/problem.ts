@@ -50,7 +50,9 @@ export function createProblem(code: ErrorCode, about: ProblemCase): Problem {
     source: 'broker',
     retryable: retryable === 'get' ? about.method === 'GET' : retryable,
     written: command?.written ?? false,
-    ...(command === undefined ? {} : { executed: command.written ? 'maybe' : 'no', id: command.id, state: command.state }),
+    ...(command === undefined
+      ? {}
+      : { executed: command.written ? 'maybe' : 'no', id: command.id, state: command.state }),
     cause,
     remedy,
     ...(faults === undefined ? {} : { errors: faults }),

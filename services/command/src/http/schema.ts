@@ -27,7 +27,10 @@ export const DevicePath = z.object({ code: DeviceCodeText });
 const secret = z
   .string()
   .min(1)
-  .refine((text) => Buffer.byteLength(text) <= LIMITS.secretBytes, `must be at most ${LIMITS.secretBytes} bytes of UTF-8`);
+  .refine(
+    (text) => Buffer.byteLength(text) <= LIMITS.secretBytes,
+    `must be at most ${LIMITS.secretBytes} bytes of UTF-8`,
+  );
 
 const tag = z
   .string()
@@ -36,7 +39,9 @@ const tag = z
 
 export const DeviceChange = z
   .strictObject({
-    secret: secret.optional().describe('The secret that is set in the device. Required for a new device. Never returned.'),
+    secret: secret
+      .optional()
+      .describe('The secret that is set in the device. Required for a new device. Never returned.'),
     nextSecret: secret
       .nullable()
       .optional()
@@ -119,7 +124,9 @@ const connectTimeoutMs = z
   .min(LIMITS.connectTimeoutMs.min)
   .max(LIMITS.connectTimeoutMs.max)
   .default(LIMITS.connectTimeoutMs.default)
-  .describe('How long to wait for an offline device to come, in ms, before the time for the answer begins. 0 = answer at once.');
+  .describe(
+    'How long to wait for an offline device to come, in ms, before the time for the answer begins. 0 = answer at once.',
+  );
 
 export const MODES = ['direct'] as const;
 
@@ -131,7 +138,10 @@ export const CommandRequest = z
       .describe('`direct`: the call is made now or not at all. No other mode exists.'),
     method: z.enum(LAPI_METHODS),
     url: z.string().min(1).max(LIMITS.urlBytes).describe('RequestURL with its query; starts with /LAPI/.'),
-    data: z.unknown().optional().describe('`Data` of the request: any JSON, passed on byte by byte. Absent or null = `{}`.'),
+    data: z
+      .unknown()
+      .optional()
+      .describe('`Data` of the request: any JSON, passed on byte by byte. Absent or null = `{}`.'),
     timeoutMs,
     connectTimeoutMs,
   })
@@ -169,8 +179,12 @@ export const DeviceAnswer = z
 export const CommandOutcome = z
   .object({
     id: z.string(),
-    state: z.enum(['succeeded', 'failed']).describe('succeeded: the device answered success. failed: it answered something else.'),
-    executed: z.literal('yes').describe('The device processed the request; whether the action happened is its own statement.'),
+    state: z
+      .enum(['succeeded', 'failed'])
+      .describe('succeeded: the device answered success. failed: it answered something else.'),
+    executed: z
+      .literal('yes')
+      .describe('The device processed the request; whether the action happened is its own statement.'),
     source: z.literal('device'),
     response: z.unknown().describe("The device's answer, as it sent it."),
   })
@@ -183,7 +197,9 @@ export const NodeList = z
         .object({
           node: z.string().describe('Name and incarnation.'),
           name: z.string(),
-          phase: z.enum(['serving', 'draining', 'dead']).describe('dead: its lease ended and its devices are being turned offline.'),
+          phase: z
+            .enum(['serving', 'draining', 'dead'])
+            .describe('dead: its lease ended and its devices are being turned offline.'),
           address: z.string(),
           version: z.string(),
           startedAt: time.optional(),
@@ -197,7 +213,12 @@ export const NodeList = z
   })
   .meta({ id: 'NodeList' });
 
-export const KeyPath = z.object({ id: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be the id of a key') });
+export const KeyPath = z.object({
+  id: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be the id of a key')
+    .describe('Id of the key, as listed.'),
+});
 
 export const KeyRequest = z
   .strictObject({
@@ -216,7 +237,9 @@ export const KeyView = z
 
 export const KeyList = z.object({ items: z.array(KeyView) }).meta({ id: 'KeyList' });
 
-export const NewKey = KeyView.extend({ key: z.string().describe('The key itself. Shown this one time.') }).meta({ id: 'NewKey' });
+export const NewKey = KeyView.extend({ key: z.string().describe('The key itself. Shown this one time.') }).meta({
+  id: 'NewKey',
+});
 
 export const Status = z.object({ status: z.string(), reason: z.string().optional() }).meta({ id: 'Status' });
 
@@ -240,7 +263,10 @@ export const ProblemDocument = z
     state: z.enum(['failed', 'expired', 'timed_out', 'unknown']).optional(),
     cause: z.string().describe('What this code means.'),
     remedy: z.string().describe('What the caller can do.'),
-    errors: z.array(z.object({ path: z.string(), problem: z.string() })).optional().describe('Each wrong part of the request.'),
+    errors: z
+      .array(z.object({ path: z.string(), problem: z.string() }))
+      .optional()
+      .describe('Each wrong part of the request.'),
     requestId: z.string(),
   })
   .meta({ id: 'Problem' });

@@ -93,9 +93,7 @@ export function readStreamMessage(bytes: Buffer): ReadMessage {
   if (scan.status !== 'ok') return invalid(undefined, FAULTS[scan.status]);
   const [member] = scan.members;
   const head =
-    member === undefined
-      ? bytes
-      : Buffer.concat([bytes.subarray(0, member.start), NULL, bytes.subarray(member.end)]);
+    member === undefined ? bytes : Buffer.concat([bytes.subarray(0, member.start), NULL, bytes.subarray(member.end)]);
   const value: unknown = JSON.parse(head.toString());
   const parsed = ClientMessage.safeParse(value);
   if (!parsed.success) {
@@ -109,7 +107,6 @@ export function readStreamMessage(bytes: Buffer): ReadMessage {
   const data = member === undefined ? NOTHING : bytes.subarray(member.start, member.end);
   return { status: 'read', message: parsed.data, data: data.equals(NULL) ? NOTHING : data };
 }
-
 
 /** So that the client knows which of its messages was refused. */
 function idOf(value: unknown): string | undefined {

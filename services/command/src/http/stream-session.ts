@@ -91,25 +91,21 @@ export class StreamSession {
   received(bytes: Buffer, isBinary: boolean): void {
     this.seen();
     if (this.#state !== 'open') return;
-    if (isBinary) return this.#refuse(undefined, 'invalid_request', 'messages are JSON text, not binary');
+    if (isBinary) {
+      this.#refuse(undefined, 'invalid_request', 'messages are JSON text, not binary');
+      return;
+    }
     const read = readStreamMessage(bytes);
     if (read.status === 'invalid') {
       const [{ path, problem }] = read.faults;
-      return this.#refuse(read.id, 'invalid_request', `${path}: ${problem}`, { faults: read.faults });
+      this.#refuse(read.id, 'invalid_request', `${path}: ${problem}`, { faults: read.faults });
+      return;
     }
     const { message } = read;
-    switch (message.type) {
-      case 'ping':
-        return this.say('{"type":"pong"}');
-      case 'unsubscribe':
-        return this.#unsubscribe(message.id);
-      case 'subscribe':
-        void this.#subscribe(message);
-        return undefined;
-      case 'command':
-        void this.#command(message, Buffer.from(read.data));
-        return undefined;
-    }
+    if (message.type === 'ping') this.say('{"type":"pong"}');
+    else if (message.type === 'unsubscribe') this.#unsubscribe(message.id);
+    else if (message.type === 'subscribe') void this.#subscribe(message);
+    else void this.#command(message, Buffer.from(read.data));
   }
 
   /** A sign of life. */
@@ -243,7 +239,10 @@ export class StreamSession {
 
   #unsubscribe(id: string): void {
     const sink = this.#subscriptions.get(id);
-    if (sink === undefined) return this.#refuse(id, 'not_found', 'there is no subscription with this id');
+    if (sink === undefined) {
+      this.#refuse(id, 'not_found', 'there is no subscription with this id');
+      return;
+    }
     this.#subscriptions.delete(id);
     sink.subscription?.close();
     this.say(JSON.stringify({ type: 'unsubscribed', id, cursor: sink.subscription?.cursor() }));
@@ -290,7 +289,10 @@ export class StreamSession {
   }
 
   #reply(message: CommandMessage, end: CommandEnd): void {
-    if (end.status === 'refused') return this.#replyProblem(message, end.error, end.detail, end.written);
+    if (end.status === 'refused') {
+      this.#replyProblem(message, end.error, end.detail, end.written);
+      return;
+    }
     const status = httpStatusOf(end.responseCode, end.success);
     const head = { type: 'reply', id: message.id, status, executed: 'yes', source: 'device' };
     this.say(Buffer.concat([Buffer.from(`${JSON.stringify(head).slice(0, -1)},"response":`), end.body, CLOSE_OBJECT]));
@@ -318,7 +320,10 @@ export class StreamSession {
   }
 
   #failed(id: string, error: unknown): void {
-    if (error instanceof BrokerError && error.code !== 'internal') return this.#refuse(id, error.code, error.message);
+    if (error instanceof BrokerError && error.code !== 'internal') {
+      this.#refuse(id, error.code, error.message);
+      return;
+    }
     this.#parts.onDefect(error, this.#caller.requestId);
     this.#refuse(id, 'internal', 'the broker failed in a way it does not know');
   }
@@ -355,16 +360,12 @@ class SocketSink implements EventSink {
   }
 
   gap(gap: Gap, cursor: string): void {
-    this.#session.give(
-      `{"type":"gap","subscription":${this.#name},"cursor":"${cursor}","gap":${JSON.stringify(gap)}}`,
-    );
+    this.#session.give(`{"type":"gap","subscription":${this.#name},"cursor":"${cursor}","gap":${JSON.stringify(gap)}}`);
   }
 
   heartbeat(cursor: string, storeAway: boolean): void {
     const store = storeAway ? 'unavailable' : 'available';
-    this.#session.give(
-      `{"type":"heartbeat","subscription":${this.#name},"cursor":"${cursor}","store":"${store}"}`,
-    );
+    this.#session.give(`{"type":"heartbeat","subscription":${this.#name},"cursor":"${cursor}","store":"${store}"}`);
   }
 
   flush(): void {

@@ -102,8 +102,9 @@ export class EventConnections implements Part {
   readonly #parts: EventRouteParts;
   readonly #connections = new Set<Connection>();
   readonly #perKey = new Map<string, number>();
+  /** Runs while there are connections. */
   #sweepTimer: NodeJS.Timeout | undefined;
-  #leaving = false;
+  #leaving: boolean = false;
 
   constructor(parts: EventRouteParts) {
     this.#parts = parts;
@@ -114,25 +115,16 @@ export class EventConnections implements Part {
     return this.#connections.size;
   }
 
-  start(): void {
-    this.#sweepTimer ??= setInterval(() => {
-      const nowMs = this.#parts.clock.monotonicMs();
-      for (const connection of this.#connections) connection.sweep(nowMs);
-    }, this.limits.sweepMs);
-  }
-
   /** The feed closes those that listen, paced; what is left then are sockets without a subscription. */
   async drain(deadlineMs: number): Promise<void> {
     this.#leaving = true;
     await this.#parts.feed.drain(deadlineMs);
-    for (const connection of this.#connections) connection.end('draining');
+    for (const connection of [...this.#connections]) connection.end('draining');
   }
 
   stop(): void {
     this.#leaving = true;
-    clearInterval(this.#sweepTimer);
-    this.#sweepTimer = undefined;
-    for (const connection of this.#connections) connection.end('draining');
+    for (const connection of [...this.#connections]) connection.end('draining');
   }
 
   /** `GET /v1/events`. Answers or streams; never rejects. */
@@ -229,6 +221,7 @@ export class EventConnections implements Part {
 
   #add(connection: Connection): void {
     this.#connections.add(connection);
+    this.#sweepTimer ??= setInterval(() => this.#sweep(), this.limits.sweepMs);
     this.#perKey.set(connection.keyId, (this.#perKey.get(connection.keyId) ?? 0) + 1);
   }
 
@@ -237,6 +230,14 @@ export class EventConnections implements Part {
     const left = (this.#perKey.get(connection.keyId) ?? 1) - 1;
     if (left > 0) this.#perKey.set(connection.keyId, left);
     else this.#perKey.delete(connection.keyId);
+    if (this.#connections.size > 0) return;
+    clearInterval(this.#sweepTimer);
+    this.#sweepTimer = undefined;
+  }
+
+  #sweep(): void {
+    const nowMs = this.#parts.clock.monotonicMs();
+    for (const connection of this.#connections) connection.sweep(nowMs);
   }
 }
 
@@ -284,6 +285,7 @@ function exchangeRoute(label: string, observer: ApiObserver): ExchangeRoute {
     label,
     count: (route, status) => observer.answered(route, status),
     newRequestId: () => observer.newRequestId(),
+    leaving: () => observer.leaving(),
     onDefect: (error, requestId, route) => observer.defect(error, requestId, route),
   };
 }
@@ -298,7 +300,11 @@ function refuseMethod(route: ExchangeRoute): (request: RequestSnapshot, response
 const term = (what: string) => z.string().optional().describe(what);
 
 /** For the OpenAPI document; the requests themselves are read by event-query.ts. */
-export const EVENT_OPERATIONS: readonly { readonly method: 'GET'; readonly path: string; readonly operation: OperationDoc }[] = [
+export const EVENT_OPERATIONS: readonly {
+  readonly method: 'GET';
+  readonly path: string;
+  readonly operation: OperationDoc;
+}[] = [
   {
     method: 'GET',
     path: EVENTS_PATH,
@@ -312,7 +318,9 @@ export const EVENT_OPERATIONS: readonly { readonly method: 'GET'; readonly path:
         device: term('DeviceCodes, comma-separated or repeated; `*` stands for any characters.'),
         kind: term('Kinds, comma-separated or repeated: `alarm.MotionAlarmOn`, `alarm.*`, `structure`, `presence.*`.'),
         tag: term('Tags, comma-separated or repeated; any of them.'),
-        from: term('A cursor, an event id, an RFC 3339 time, `start` (the oldest kept) or `now` (default). `Last-Event-ID` wins.'),
+        from: term(
+          'A cursor, an event id, an RFC 3339 time, `start` (the oldest kept) or `now` (default). `Last-Event-ID` wins.',
+        ),
       }),
       headers: z.object({ 'Last-Event-ID': term('As `from`.') }),
       responses: { 200: { description: 'The stream.', schema: z.string(), contentType: 'text/event-stream' } },

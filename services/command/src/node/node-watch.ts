@@ -27,7 +27,7 @@ export class NodeWatch {
   #running: Promise<void> | undefined;
   #next: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #stopped = false;
+  #stopped: boolean = false;
 
   constructor(options: NodeWatchOptions) {
     this.#options = options;

@@ -33,7 +33,7 @@ export class Reaper {
   readonly #busy = new Map<NodeId, Promise<void>>();
   /** Nodes without devices since then, waiting for their second pass; as many as the directory lists dead. */
   readonly #emptySinceMs = new Map<NodeId, number>();
-  #stopped = false;
+  #stopped: boolean = false;
 
   constructor(options: ReaperOptions) {
     this.#options = options;
@@ -90,7 +90,8 @@ export function createReapLock(
   holder: string,
 ): Pick<ReaperOptions, 'lock' | 'unlock'> {
   return {
-    lock: async (node, ms) => (await guarded(connection.set(keyspace.lock(`reap-${node}`), holder, 'PX', ms, 'NX'))) === 'OK',
+    lock: async (node, ms) =>
+      (await guarded(connection.set(keyspace.lock(`reap-${node}`), holder, 'PX', ms, 'NX'))) === 'OK',
     unlock: async (node) => {
       const key = keyspace.lock(`reap-${node}`);
       // Not atomic, and need not be: the worst is that another process's lock goes early, and both then reap.
@@ -98,4 +99,3 @@ export function createReapLock(
     },
   };
 }
-

@@ -10,8 +10,8 @@ import {
   decodeControlFrame,
   type Epoch,
   encodeReplyFrame,
-  newNodeId,
   type NodeId,
+  newNodeId,
   type ReplyFrame,
   type SessionId,
 } from '@lapi-broker/protocol';
@@ -101,7 +101,9 @@ export class FakeEdge {
   reply(frame: CommandFrame, reply: Partial<ReplyFrame>): void {
     const { pubsub, keyspace } = this.#parts;
     const refused = reply.outcome !== undefined && reply.outcome !== 'answered';
-    const base = refused ? { ...ANSWER, written: false, success: false, responseCode: undefined, body: Buffer.alloc(0) } : ANSWER;
+    const base = refused
+      ? { ...ANSWER, written: false, success: false, responseCode: undefined, body: Buffer.alloc(0) }
+      : ANSWER;
     void pubsub.publish(keyspace.reply(frame.replyTo), encodeReplyFrame({ ...base, ...reply, id: frame.id }));
   }
 
@@ -114,7 +116,10 @@ export class FakeEdge {
     const frame = decodeCommandFrame(bytes);
     if (frame === undefined) return;
     this.frames.push(frame);
-    if (this.#epochs.get(frame.code) !== frame.epoch) return this.reply(frame, { outcome: 'stale_owner' });
+    if (this.#epochs.get(frame.code) !== frame.epoch) {
+      this.reply(frame, { outcome: 'stale_owner' });
+      return;
+    }
     const reply = this.device(frame);
     if (reply !== undefined) this.reply(frame, reply);
   }

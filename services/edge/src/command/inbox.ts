@@ -7,8 +7,8 @@ import type { PubSub, Subscription } from '@lapi-broker/bus';
 import {
   COMMAND_FRAME,
   CONTROL_FRAME,
-  type ControlMessage,
   type CommandFrame,
+  type ControlMessage,
   decodeCommandFrame,
   decodeControlFrame,
   encodeReplyFrame,
@@ -43,22 +43,28 @@ export interface InboxOptions {
 
 const NOTHING = Buffer.alloc(0);
 
-/** Which command ids of one instance were seen, in two generations, so that memory is bounded and a repeat is found for a while. */
-class SeenIds {
+/** Which commands were taken, in two generations, so that memory is bounded and a repeat is found for a while. A command that ended unwritten
+ *  is forgotten: its sender may bring it again under the same id. */
+class TakenIds {
   private recent = new Set<string>();
   private older = new Set<string>();
   private turnedMs = 0;
 
-  /** True if it was seen before. */
-  see(id: string, nowMs: number): boolean {
+  has(id: string): boolean {
+    return this.recent.has(id) || this.older.has(id);
+  }
+
+  add(id: string, nowMs: number): void {
     if (nowMs - this.turnedMs > COMMAND_ID_MEMORY_MS || this.recent.size >= MAX_REMEMBERED_COMMAND_IDS) {
       this.older = this.recent;
       this.recent = new Set();
       this.turnedMs = nowMs;
     }
-    if (this.recent.has(id) || this.older.has(id)) return true;
     this.recent.add(id);
-    return false;
+  }
+
+  forget(id: string): void {
+    if (!this.recent.delete(id)) this.older.delete(id);
   }
 }
 
@@ -94,13 +100,16 @@ class RemoteCall implements Call {
         responseCode: response.responseCode,
         body: response.object,
       });
-    } else this.inbox.refuse(this.replyTo, this.id, outcome.outcome, outcome.written);
+      return;
+    }
+    if (!outcome.written) this.inbox.forget(this.replyTo, this.id);
+    this.inbox.refuse(this.replyTo, this.id, outcome.outcome, outcome.written);
   }
 }
 
 export class Inbox {
   private readonly options: InboxOptions;
-  private readonly seen = new SeenIds();
+  private readonly taken = new TakenIds();
   private subscription: Subscription | undefined;
 
   constructor(options: InboxOptions) {
@@ -134,13 +143,23 @@ export class Inbox {
     this.reply(to, { id, outcome, written, success: false, responseCode: undefined, body: NOTHING });
   }
 
+  forget(to: InstanceId, id: number): void {
+    this.taken.forget(`${to} ${id}`);
+  }
+
   private take(bytes: Buffer): void {
     if (bytes[0] === COMMAND_FRAME) {
       const frame = decodeCommandFrame(bytes);
-      if (frame !== undefined) return this.takeCommand(frame);
+      if (frame !== undefined) {
+        this.takeCommand(frame);
+        return;
+      }
     } else if (bytes[0] === CONTROL_FRAME) {
       const message = decodeControlFrame(bytes);
-      if (message !== undefined) return this.options.onControl(message);
+      if (message !== undefined) {
+        this.options.onControl(message);
+        return;
+      }
     }
     this.options.log.warn({ type: bytes[0], bytes: bytes.length }, 'inbox.foreign_frame');
   }
@@ -148,23 +167,35 @@ export class Inbox {
   private takeCommand(frame: CommandFrame): void {
     const { sessions, redisClock, monotonicMs, draining, pubsub, metrics } = this.options;
     const nowMs = monotonicMs();
-    if (this.seen.see(`${frame.replyTo} ${frame.id}`, nowMs)) {
-      // Its first copy has been answered or will be.
+    const { replyTo, id } = frame;
+    if (this.taken.has(`${replyTo} ${id}`)) {
+      // Its first copy has been written, or waits to be.
       metrics.commands.inc({ outcome: 'repeated' });
       return;
     }
-    const { replyTo, id } = frame;
     const leftMs = frame.deadlineMs - redisClock.nowMs();
-    if (leftMs <= 0) return this.refuse(replyTo, id, 'timeout_not_sent', false);
-    if (!pubsub.trustworthy()) return this.refuse(replyTo, id, 'broker_unavailable', false);
+    if (leftMs <= 0) {
+      this.refuse(replyTo, id, 'timeout_not_sent', false);
+      return;
+    }
+    if (!pubsub.trustworthy()) {
+      this.refuse(replyTo, id, 'broker_unavailable', false);
+      return;
+    }
     const session = sessions.get(frame.code);
     if (session === undefined || session.epoch !== frame.epoch || !session.isOpen) {
-      return this.refuse(replyTo, id, 'stale_owner', false);
+      this.refuse(replyTo, id, 'stale_owner', false);
+      return;
     }
-    if (draining()) return this.refuse(replyTo, id, 'node_draining', false);
+    if (draining()) {
+      this.refuse(replyTo, id, 'node_draining', false);
+      return;
+    }
     if (frame.body.byteLength + frame.url.length + ENVELOPE_BYTES > MAX_MESSAGE_BYTES) {
-      return this.refuse(replyTo, id, 'request_too_large', false);
+      this.refuse(replyTo, id, 'request_too_large', false);
+      return;
     }
+    this.taken.add(`${replyTo} ${id}`, nowMs);
     session.submit(new RemoteCall(this, frame, nowMs + leftMs));
   }
 }

@@ -5,7 +5,7 @@
  *  - Each call is settled exactly once, by its deadline or at the end of the session at the latest (I4).
  *  Not done here: who may write (fence, epoch) is asked through `Line`. */
 
-import type { LapiMethod, ReplyOutcome, DeviceAnswer } from '@lapi-broker/protocol';
+import type { DeviceAnswer, LapiMethod, ReplyOutcome } from '@lapi-broker/protocol';
 
 const MAX_CSEQ = 2_147_483_647;
 
@@ -60,10 +60,19 @@ export class Inflight {
   }
 
   submit(call: Call, nowMs: number): void {
-    if (this.ended) return call.settle({ outcome: 'device_offline', written: false });
-    if (call.deadlineMs <= nowMs) return call.settle({ outcome: 'timeout_not_sent', written: false });
+    if (this.ended) {
+      call.settle({ outcome: 'device_offline', written: false });
+      return;
+    }
+    if (call.deadlineMs <= nowMs) {
+      call.settle({ outcome: 'timeout_not_sent', written: false });
+      return;
+    }
     const free = nowMs >= this.readyAtMs && this.pending.size < this.limit;
-    if (free && (this.waiting.length === 0 || call.priority)) return this.write(call);
+    if (free && (this.waiting.length === 0 || call.priority)) {
+      this.write(call);
+      return;
+    }
     if (call.priority) {
       this.waiting.unshift(call);
     } else if (this.waiting.length < this.waitingLimit) {

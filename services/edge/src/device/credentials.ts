@@ -45,7 +45,8 @@ export class CredentialCache {
     const found = await this.store.credentials(code);
     this.cached.delete(code);
     if (found === undefined) return undefined;
-    const sealed = found.secrets.next === undefined ? [found.secrets.current] : [found.secrets.current, found.secrets.next];
+    const sealed =
+      found.secrets.next === undefined ? [found.secrets.current] : [found.secrets.current, found.secrets.next];
     const credentials: DeviceCredentials = {
       secrets: sealed.map((secret) => this.vault.open(code, secret)),
       profile: found.profile,

@@ -8,7 +8,6 @@ import type { PubSub } from '@lapi-broker/bus';
 import type { Profile, Profiles } from '@lapi-broker/device';
 import type { HeaderList, RequestSnapshot, ResponseHandle, UpgradeHandle } from '@lapi-broker/http';
 import {
-  registerAckText,
   type ChallengeShape,
   challengeBody,
   type DeviceCode,
@@ -18,6 +17,7 @@ import {
   type NonceIssuer,
   type RegisterStep2,
   readRegisterQuery,
+  registerAckText,
   resignFor,
   type SessionId,
   type VerifiedSign,
@@ -92,7 +92,12 @@ interface Answer {
 }
 
 type Verified =
-  | { readonly status: 'verified'; readonly secret: string; readonly sign: VerifiedSign; readonly credentials: DeviceCredentials }
+  | {
+      readonly status: 'verified';
+      readonly secret: string;
+      readonly sign: VerifiedSign;
+      readonly credentials: DeviceCredentials;
+    }
   | { readonly status: 'refused'; readonly reason: 'unknown_device' | 'disabled' | 'bad_sign' | 'bad_sign_format' };
 
 const JSON_TYPE: HeaderList = [['Content-Type', 'application/json; charset=utf-8']];
@@ -142,7 +147,10 @@ export class Handshake {
       return;
     }
     const query = readRegisterQuery(request.query);
-    if (query.status === 'step1') return this.firstGet(answer);
+    if (query.status === 'step1') {
+      this.firstGet(answer);
+      return;
+    }
     if (query.status === 'rejected') {
       this.fail(request, answer, query.reason, undefined);
       return;
@@ -161,7 +169,10 @@ export class Handshake {
     };
     if (!this.passesFirstChecks(request, answer)) return;
     const query = readRegisterQuery(request.query);
-    if (query.status === 'step1') return this.firstGet(answer);
+    if (query.status === 'step1') {
+      this.firstGet(answer);
+      return;
+    }
     this.challenge(request, answer, /websocket/i.test(request.header('upgrade')) ? 'bad_ws_key' : 'no_upgrade');
   }
 
@@ -174,7 +185,12 @@ export class Handshake {
     }
     if (request.method !== 'GET') {
       this.reject(request, 'bad_method');
-      answer.give(405, [['Allow', 'GET'], ...JSON_TYPE], request.method === 'HEAD' ? '' : '{"error":"method_not_allowed"}', false);
+      answer.give(
+        405,
+        [['Allow', 'GET'], ...JSON_TYPE],
+        request.method === 'HEAD' ? '' : '{"error":"method_not_allowed"}',
+        false,
+      );
       return false;
     }
     const length = request.header('content-length');
@@ -298,7 +314,10 @@ export class Handshake {
           this.limit(request, answer, 'hold_down', Math.ceil(claim.retryAfterMs / 1_000));
           return;
         case 'late':
-          this.options.log.warn({ code: query.code, tookMs: this.options.clock.monotonicMs() - startedMs }, 'register.late');
+          this.options.log.warn(
+            { code: query.code, tookMs: this.options.clock.monotonicMs() - startedMs },
+            'register.late',
+          );
           this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S);
           return;
       }
@@ -353,7 +372,15 @@ export class Handshake {
     const previous = claim.previous;
     if (previous !== undefined && previous.node !== node) {
       // A hint (3.3): a lost one is made good when the old node looks at its rows again.
-      void pubsub.publish(keyspace.inbox(previous.node), encodeControlFrame({ type: 'superseded', code, epoch: claim.epoch }));
+      void pubsub.publish(
+        keyspace.inbox(previous.node),
+        encodeControlFrame({ type: 'superseded', code, epoch: claim.epoch }),
+      );
+    }
+    if (this.options.draining()) {
+      void ownership.releaseClaim({ code, node, epoch: claim.epoch, reason: 'draining' });
+      upgrade.refuse(503, [['Retry-After', String(RETRY_UNAVAILABLE_S)]], '', { close: true });
+      return;
     }
     const session = new Session(host, {
       code,
@@ -369,7 +396,10 @@ export class Handshake {
     });
     if (upgrade.accept(session)) {
       metrics.registrations.inc();
-      log.info({ code, session: session.id, epoch: session.epoch, address: session.address, previous: previous?.node }, 'session.opened');
+      log.info(
+        { code, session: session.id, epoch: session.epoch, address: session.address, previous: previous?.node },
+        'session.opened',
+      );
       if (session.node !== ownership.node) void ownership.reclaim(session).catch(() => ownership.checkSessions());
       return;
     }
@@ -422,7 +452,10 @@ export class Handshake {
       this.loggedInSecond = 0;
     }
     if (this.loggedInSecond++ >= LOGGED_REJECTIONS_PER_SECOND) return;
-    this.options.log.info({ reason, address: request.address, ...(code === undefined ? {} : { code }) }, 'register.rejected');
+    this.options.log.info(
+      { reason, address: request.address, ...(code === undefined ? {} : { code }) },
+      'register.rejected',
+    );
   }
 }
 
@@ -438,6 +471,7 @@ function acknowledgement(
 ): Buffer | undefined {
   if (profile.registerAck === 'none') return undefined;
   if (profile.resign === 'none') return registerAckText(query.cnonce, undefined);
-  const resign = profile.resign === 'echo' ? verified.sign.sign : resignFor(verified.sign, verified.secret, query.cnonce);
+  const resign =
+    profile.resign === 'echo' ? verified.sign.sign : resignFor(verified.sign, verified.secret, query.cnonce);
   return registerAckText(query.cnonce, resign);
 }

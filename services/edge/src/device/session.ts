@@ -9,7 +9,13 @@ import { type DeviceCode, type Epoch, type NodeId, requestText, type SessionId }
 import type { OfflineReason } from '@lapi-broker/routing';
 import { type Call, Inflight, type Line, type WriteResult } from '../command/inflight.ts';
 import type { SubscriptionKeeper } from '../event/subscription-keeper.ts';
-import { BUSY_SEND_BUFFER_BYTES, BYTES_BURST, BYTES_PER_SECOND, MESSAGES_BURST, MESSAGES_PER_SECOND } from '../limits.ts';
+import {
+  BUSY_SEND_BUFFER_BYTES,
+  BYTES_BURST,
+  BYTES_PER_SECOND,
+  MESSAGES_BURST,
+  MESSAGES_PER_SECOND,
+} from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import type { Timed, Wheel } from './wheel.ts';
 
@@ -118,7 +124,10 @@ export class Session implements Timed, Line {
     this.tokensMs = nowMs;
     if (this.acknowledgement !== undefined) socket.send(this.acknowledgement, false);
     this.acknowledgement = undefined;
-    this.host.wheel.lookAt(this, this.subscription?.dueMs ?? nowMs + livenessThresholdMs(this.keepaliveS, this.host.livenessFloorMs));
+    this.host.wheel.lookAt(
+      this,
+      this.subscription?.dueMs ?? nowMs + livenessThresholdMs(this.keepaliveS, this.host.livenessFloorMs),
+    );
   }
 
   /** Sends a response or notification answer. False if the session is over or its buffer is full; then it ends (D16). */
@@ -136,7 +145,8 @@ export class Session implements Timed, Line {
     const nowMs = this.host.monotonicMs();
     this.calls ??= new Inflight(this, this.profile.inflight, this.profile.waiting, this.readyAtMs);
     this.calls.submit(call, nowMs);
-    if (this.socket !== undefined) this.host.wheel.lookAt(this, Math.min(call.deadlineMs, Math.max(this.readyAtMs, nowMs)));
+    if (this.socket !== undefined)
+      this.host.wheel.lookAt(this, Math.min(call.deadlineMs, Math.max(this.readyAtMs, nowMs)));
   }
 
   /** Protocol C6, C7, D8, D16: the fence is asked in the same tick as the write. */

@@ -70,7 +70,11 @@ export class SubscriptionKeeper {
   }
 
   get view(): SubscriptionView {
-    return { state: this.state, supportType: this.granted?.supportType, terminationTime: this.granted?.terminationTime };
+    return {
+      state: this.state,
+      supportType: this.granted?.supportType,
+      terminationTime: this.granted?.terminationTime,
+    };
   }
 
   look(nowMs: number): number {
@@ -143,7 +147,8 @@ export class SubscriptionKeeper {
   private grant(granted: Granted): void {
     this.granted = granted;
     const { currentTime, terminationTime } = granted;
-    const told = currentTime !== undefined && terminationTime !== undefined ? (terminationTime - currentTime) * 1_000 : 0;
+    const told =
+      currentTime !== undefined && terminationTime !== undefined ? (terminationTime - currentTime) * 1_000 : 0;
     const asked = typeof this.plan.body.Duration === 'number' ? this.plan.body.Duration * 1_000 : 600_000;
     this.again(Math.max(LEAST_RENEWAL_MS, (told > 0 ? told : asked) / 2));
     this.move('active');
@@ -185,7 +190,8 @@ export class SubscriptionKeeper {
 function grantedBy(outcome: CallOutcome): Granted | undefined {
   if (outcome.outcome !== 'answered' || !outcome.response.success) return undefined;
   const { data } = outcome.response;
-  if (data === undefined || data.byteLength > MAX_ANSWER_BYTES) return { id: '', currentTime: undefined, terminationTime: undefined, supportType: undefined };
+  if (data === undefined || data.byteLength > MAX_ANSWER_BYTES)
+    return { id: '', currentTime: undefined, terminationTime: undefined, supportType: undefined };
   let parsed: unknown;
   try {
     parsed = JSON.parse(data.toString());

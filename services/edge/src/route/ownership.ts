@@ -8,14 +8,21 @@
  *  joining → held ⇄ overdue → lapsed → joining …, or → left. */
 
 import { randomBytes } from 'node:crypto';
-import type { Clock, Part } from '@lapi-broker/runtime';
 import { type DeviceCode, type Epoch, type NodeId, newNodeId, type SessionId } from '@lapi-broker/protocol';
 import type { RedisClock } from '@lapi-broker/redis';
 import type { NodeDirectory, NodeLoad, OfflineReason, OwnerRegistry } from '@lapi-broker/routing';
+import type { Clock, Part } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import type { Session } from '../device/session.ts';
 import type { SessionTable } from '../device/session-table.ts';
-import { FENCE_AFTER_MS, LEASE_BEAT_MS, LEASE_MS, MAX_PENDING_RELEASES, RECLAIM_BATCH, RENEWAL_NOT_AFTER_MS } from '../limits.ts';
+import {
+  FENCE_AFTER_MS,
+  LEASE_BEAT_MS,
+  LEASE_MS,
+  MAX_PENDING_RELEASES,
+  RECLAIM_BATCH,
+  RENEWAL_NOT_AFTER_MS,
+} from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import { Fence } from './fence.ts';
 
@@ -186,7 +193,7 @@ export class Ownership implements Part {
   }
 
   private async join(): Promise<void> {
-    const { directory, clock, redisClock, nodeName, address, version } = this.options;
+    const { directory, clock, redisClock, address, version } = this.options;
     const sentMs = clock.monotonicMs();
     this.state = 'joining';
     // The inbox first: whoever finds this incarnation in a row must be able to reach it.
@@ -199,7 +206,7 @@ export class Ownership implements Part {
     redisClock.observe(joined.redisTimeMs, sentMs, receivedMs);
     this.state = 'held';
     this.fence.confirm(sentMs, receivedMs);
-    this.options.log.info({ node: this.current, name: nodeName }, 'lease.taken');
+    this.options.log.info({ node: this.current }, 'lease.taken');
   }
 
   private async beat(): Promise<void> {
@@ -259,7 +266,9 @@ export class Ownership implements Part {
     const { sessions, log } = this.options;
     const all = [...sessions.values()];
     for (let i = 0; i < all.length; i += RECLAIM_BATCH) {
-      const results = await Promise.allSettled(all.slice(i, i + RECLAIM_BATCH).map((session) => this.checkOne(session)));
+      const results = await Promise.allSettled(
+        all.slice(i, i + RECLAIM_BATCH).map((session) => this.checkOne(session)),
+      );
       const failed = results.find((result) => result.status === 'rejected');
       if (failed !== undefined) {
         // The rest would fail the same way; the gap after the store's return starts this again.

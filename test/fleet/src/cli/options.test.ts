@@ -1,3 +1,5 @@
+/** What the command line accepts, what it makes of it, and how it refuses. */
+
 import { expect, test } from 'vitest';
 import { planFleet } from '../fleet.ts';
 import { deriveSecret } from '../signature.ts';
@@ -29,7 +31,10 @@ test('addresses, events, faults and limits reach the fleet', () => {
     urls: ['ws://a:1', 'wss://b', 'http://c:2'],
     rates: { alarm: 2, structure: 0.5 },
     pictureBytes: 716_800,
-    faults: [{ faults: { mute: true }, on: { devices: 1 } }, { faults: { slowMs: 9 }, on: { share: 0.5 } }],
+    faults: [
+      { faults: { mute: true }, on: { devices: 1 } },
+      { faults: { slowMs: 9 }, on: { share: 0.5 } },
+    ],
     signEncoding: 'raw',
     sameConnection: true,
     verifyCertificate: false,
@@ -82,12 +87,24 @@ test.each([
 });
 
 test('an unknown fault is refused with the known names', () => {
-  expect(parse('--fault sleepy')).toEqual({ status: 'wrong', sentence: expect.stringContaining('known are slow, mute,') });
+  expect(parse('--fault sleepy')).toEqual({
+    status: 'wrong',
+    sentence: expect.stringContaining('known are slow, mute,'),
+  });
 });
 
 test('the help names every option and every fault', () => {
   expect(parse('--help')).toEqual({ status: 'help', text: helpText() });
-  for (const word of ['--devices', '--only-subscribed', '--api', 'half-open:S', 'storm[:S]', 'garbage[:KIND]', 'npm run fleet --', 'Exit code']) {
+  for (const word of [
+    '--devices',
+    '--only-subscribed',
+    '--api',
+    'half-open:S',
+    'storm[:S]',
+    'garbage[:KIND]',
+    'npm run fleet --',
+    'Exit code',
+  ]) {
     expect(helpText()).toContain(word);
   }
 });

@@ -52,11 +52,24 @@ const SECTIONS: readonly Section[] = [
     title: 'Fleet',
     rows: [
       { name: 'devices', value: 'N', help: 'how many devices (default 10; about 18000 fit in one process)' },
-      { name: 'url', value: 'URL', multiple: true, help: `where devices dial in; repeat it or use commas to spread them (default ${DEFAULT_URL})` },
+      {
+        name: 'url',
+        value: 'URL',
+        multiple: true,
+        help: `where devices dial in; repeat it or use commas to spread them (default ${DEFAULT_URL})`,
+      },
       { name: 'rate', value: 'N', help: 'registrations begun per second at the start (default 200)' },
-      { name: 'profile', value: 'MIX', help: 'nvr, ipc or radar, or a mix such as nvr=20,ipc=70,radar=10 (default nvr)' },
+      {
+        name: 'profile',
+        value: 'MIX',
+        help: 'nvr, ipc or radar, or a mix such as nvr=20,ipc=70,radar=10 (default nvr)',
+      },
       { name: 'channels', value: 'N', help: 'channels of an NVR, 1 to 128 (default 8)' },
-      { name: 'prefix', value: 'TEXT', help: `start of every device code, at most 12 characters (default ${DEFAULT_PREFIX})` },
+      {
+        name: 'prefix',
+        value: 'TEXT',
+        help: `start of every device code, at most 12 characters (default ${DEFAULT_PREFIX})`,
+      },
       { name: 'first', value: 'N', help: 'number in the first code (default 1); give each process its own range' },
       { name: 'seed', value: 'TEXT', help: 'another seed gives other events and other jitter' },
     ],
@@ -73,7 +86,11 @@ const SECTIONS: readonly Section[] = [
       { name: 'api', value: 'URL', help: 'provision the devices first: PUT URL/v1/devices/{code}' },
       { name: 'key', value: 'TEXT', help: 'API key for --api' },
       { name: 'tag', value: 'TEXT', multiple: true, help: 'tag for --api; may be repeated' },
-      { name: 'broker-profile', value: 'NAME', help: 'profile for --api (default nvr, ipc or radar, as the device is)' },
+      {
+        name: 'broker-profile',
+        value: 'NAME',
+        help: 'profile for --api (default nvr, ipc or radar, as the device is)',
+      },
     ],
   },
   {
@@ -85,7 +102,11 @@ const SECTIONS: readonly Section[] = [
       { name: 'health', value: 'N', help: 'vital signs; radar (default 0)' },
       { name: 'pass', value: 'N', help: 'passing vehicles; radar (default 0)' },
       { name: 'telemetry', value: 'N', help: 'real-time positions; radar (default 0)' },
-      { name: 'picture-kb', value: 'N', help: 'size of the large picture, at most 11000 (default: as small as possible)' },
+      {
+        name: 'picture-kb',
+        value: 'N',
+        help: 'size of the large picture, at most 11000 (default: as small as possible)',
+      },
       { name: 'only-subscribed', help: 'send events only while a subscription asks for them' },
     ],
   },
@@ -99,7 +120,12 @@ const SECTIONS: readonly Section[] = [
       { name: 'vendor', value: 'TEXT', help: 'Vendor told at registration (default Uniview)' },
       { name: 'device-type', value: 'TEXT', help: 'DeviceType told at registration (default NVR, IPC or RADAR)' },
       { name: 'algorithm', value: 'TEXT', help: 'Algorithm told at registration (default HMAC-SHA256)' },
-      { name: 'source', value: 'ADDRESS', multiple: true, help: 'source addresses, e.g. 127.0.0.2,127.0.0.3; each takes a part of the fleet' },
+      {
+        name: 'source',
+        value: 'ADDRESS',
+        multiple: true,
+        help: 'source addresses, e.g. 127.0.0.2,127.0.0.3; each takes a part of the fleet',
+      },
       { name: 'insecure', help: 'accept any certificate of a wss:// address' },
       { name: 'zero-mask', help: 'mask frames with zeros: legal, and cheaper for large pictures' },
     ],
@@ -107,7 +133,11 @@ const SECTIONS: readonly Section[] = [
   {
     title: 'Run',
     rows: [
-      { name: 'wait', value: 'S', help: `give up when devices are not online after S seconds (default ${DEFAULT_WAIT_S}; 0 = never)` },
+      {
+        name: 'wait',
+        value: 'S',
+        help: `give up when devices are not online after S seconds (default ${DEFAULT_WAIT_S}; 0 = never)`,
+      },
       { name: 'duration', value: 'S', help: 'stop S seconds after all are online (default: run until Ctrl-C)' },
       { name: 'json', help: 'print a JSON summary at the end; the live lines go to stderr' },
       { name: 'help', help: 'this text' },
@@ -147,7 +177,10 @@ export function helpText(): string {
   const width = 26;
   const line = (left: string, help: string) => `  ${left.padEnd(width)}${left.length < width ? '' : ' '}${help}`;
   const sections = SECTIONS.map(({ title, rows }) =>
-    [title, ...rows.map((row) => line(`--${row.name}${row.value === undefined ? '' : ` ${row.value}`}`, row.help))].join('\n'),
+    [
+      title,
+      ...rows.map((row) => line(`--${row.name}${row.value === undefined ? '' : ` ${row.value}`}`, row.help)),
+    ].join('\n'),
   );
   const faults = FAULT_SYNTAX.map(({ name, value, help }) => {
     const form = value === '' ? '' : value.startsWith('[') ? `[:${value.slice(1)}` : `:${value}`;
@@ -157,7 +190,10 @@ export function helpText(): string {
     'Simulated LAPI devices: they register at a broker, answer calls, send events and come back when the connection is lost.',
     'Usage: npm run fleet -- [options]',
     ...sections,
-    ['Faults (SHARE is like 10% or 25 devices; without it all devices; different faults take different devices)', ...faults].join('\n'),
+    [
+      'Faults (SHARE is like 10% or 25 devices; without it all devices; different faults take different devices)',
+      ...faults,
+    ].join('\n'),
     EXAMPLES,
     'Exit code 0: all went well. 1: devices did not come online within --wait, or provisioning failed. 2: wrong options.\n' +
       'Ctrl-C unregisters and closes all devices; a second Ctrl-C ends at once.',
@@ -216,7 +252,8 @@ function readOptions(values: Values, randomSeed: () => string): CommandLine {
 function readUrls(values: Values): string[] {
   const urls = list(values, 'url');
   for (const url of urls) {
-    if (parseEdge(url) === undefined) throw new WrongOption(`--url must be like ws://host:port or wss://host, not "${url}".`);
+    if (parseEdge(url) === undefined)
+      throw new WrongOption(`--url must be like ws://host:port or wss://host, not "${url}".`);
   }
   return urls.length === 0 ? [DEFAULT_URL] : urls;
 }
@@ -231,7 +268,8 @@ function readMix(mix: string): Partial<Record<ProfileName, number>> {
     }
     weights[known] = Number(weight);
   }
-  if (Object.values(weights).every((weight) => weight === 0)) throw new WrongOption(`--profile "${mix}" leaves no device.`);
+  if (Object.values(weights).every((weight) => weight === 0))
+    throw new WrongOption(`--profile "${mix}" leaves no device.`);
   return weights;
 }
 
@@ -244,7 +282,8 @@ function readPrefix(values: Values): string {
 function readSecret(values: Values, seed: () => string): (code: string) => string {
   const secret = text(values, 'secret');
   const secretSeed = text(values, 'secret-seed');
-  if (secret !== undefined && secretSeed !== undefined) throw new WrongOption('Use either --secret or --secret-seed, not both.');
+  if (secret !== undefined && secretSeed !== undefined)
+    throw new WrongOption('Use either --secret or --secret-seed, not both.');
   if (secret === '' || secretSeed === '') throw new WrongOption('--secret and --secret-seed must not be empty.');
   if (secret !== undefined) return () => secret;
   const chosen = secretSeed ?? seed();
@@ -258,7 +297,8 @@ function readProvision(values: Values): ProvisionSettings | undefined {
     if (alone !== undefined) throw new WrongOption(`--${alone} has a meaning only together with --api.`);
     return undefined;
   }
-  if (!/^https?:\/\/./.test(api) || !URL.canParse(api)) throw new WrongOption(`--api must be like http://host:port, not "${api}".`);
+  if (!/^https?:\/\/./.test(api) || !URL.canParse(api))
+    throw new WrongOption(`--api must be like http://host:port, not "${api}".`);
   return { api, key: text(values, 'key'), tags: list(values, 'tag'), profile: text(values, 'broker-profile') };
 }
 
@@ -297,7 +337,8 @@ function readSign(values: Values): 'percent' | 'raw' {
 function readSources(values: Values): string[] | undefined {
   const sources = list(values, 'source');
   for (const source of sources) {
-    if (!/^[0-9.]+$|^[0-9a-fA-F:]+$/.test(source)) throw new WrongOption(`--source must be IP addresses, not "${source}".`);
+    if (!/^[0-9.]+$|^[0-9a-fA-F:]+$/.test(source))
+      throw new WrongOption(`--source must be IP addresses, not "${source}".`);
   }
   return sources.length === 0 ? undefined : sources;
 }

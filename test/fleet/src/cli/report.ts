@@ -1,6 +1,6 @@
 /** Turns what a fleet has counted into lines for people and a summary for scripts. Pure. */
 
-import { type FleetSnapshot } from '../fleet.ts';
+import type { FleetSnapshot } from '../fleet.ts';
 
 export interface ReportInput {
   readonly now: FleetSnapshot;
@@ -37,7 +37,8 @@ export function reportLine({ now, before, secondsBetween, secondsSinceStart, rec
     `calls ${perSecond((snapshot) => snapshot.counts.callsAnswered)}/s`,
     `events ${perSecond((snapshot) => snapshot.counts.eventsSent)}/s acked ${perSecond((snapshot) => snapshot.counts.eventsAcked)}/s`,
   ];
-  if (recentEventMs.p50 !== undefined) parts.push(`p50 ${shortMs(recentEventMs.p50)} p99 ${shortMs(recentEventMs.p99)}`);
+  if (recentEventMs.p50 !== undefined)
+    parts.push(`p50 ${shortMs(recentEventMs.p50)} p99 ${shortMs(recentEventMs.p99)}`);
   return parts.join('  ');
 }
 
@@ -45,11 +46,15 @@ export function reportLine({ now, before, secondsBetween, secondsSinceStart, rec
 export function missingSentence(snapshot: FleetSnapshot, missing: number, waitedS: number): string {
   const [top] = snapshot.reasons;
   const cause = top === undefined ? undefined : CAUSES.find(([pattern]) => pattern.test(top[0]))?.[1];
-  const why = top === undefined ? 'still registering' : reasonsText(snapshot, 3) + (cause === undefined ? '' : `: ${cause}`);
+  const why =
+    top === undefined ? 'still registering' : reasonsText(snapshot, 3) + (cause === undefined ? '' : `: ${cause}`);
   return `${missing} of ${snapshot.devices} devices did not come online within ${waitedS} s (${why}).`;
 }
 
-export function summary(snapshot: FleetSnapshot, facts: { readonly missing: number; readonly seconds: number; readonly exitCode: number }): string {
+export function summary(
+  snapshot: FleetSnapshot,
+  facts: { readonly missing: number; readonly seconds: number; readonly exitCode: number },
+): string {
   const { counts, states } = snapshot;
   return JSON.stringify({
     exitCode: facts.exitCode,
@@ -60,8 +65,8 @@ export function summary(snapshot: FleetSnapshot, facts: { readonly missing: numb
     failing: snapshot.failing,
     reasons: Object.fromEntries(snapshot.reasons),
     counts,
-    registrationMs: snapshot.registrationMs,
-    eventAnswerMs: snapshot.eventAnswerMs,
+    registrationMs: roundedMs(snapshot.registrationMs),
+    eventAnswerMs: roundedMs(snapshot.eventAnswerMs),
   });
 }
 
@@ -70,6 +75,14 @@ function reasonsText(snapshot: FleetSnapshot, limit: number): string {
     .slice(0, limit)
     .map(([reason, count]) => `${reason} × ${count}`)
     .join(', ');
+}
+
+function roundedMs(values: FleetSnapshot['eventAnswerMs']): {
+  readonly p50: number | null;
+  readonly p99: number | null;
+} {
+  const rounded = (ms: number | undefined) => (ms === undefined ? null : Math.round(ms * 100) / 100);
+  return { p50: rounded(values.p50), p99: rounded(values.p99) };
 }
 
 function shortNumber(value: number): string {

@@ -22,7 +22,11 @@ const STOP_MS = 5000;
 const INTERACTIVE_REPORT_MS = 1000;
 const PLAIN_REPORT_MS = 5000;
 
-export async function runCommand(args: readonly string[], terminal: Terminal, interrupted: Promise<void>): Promise<number> {
+export async function runCommand(
+  args: readonly string[],
+  terminal: Terminal,
+  interrupted: Promise<void>,
+): Promise<number> {
   const parsed = parseCommandLine(args, () => randomBytes(24).toString('base64url'));
   if (parsed.status === 'help') {
     terminal.out(parsed.text);
@@ -53,7 +57,8 @@ export async function runCommand(args: readonly string[], terminal: Terminal, in
   endReports();
   await fleet.stop(STOP_MS);
   if (exitCode === 1) terminal.error(missingSentence(snapshot, missing, options.waitMs / 1000));
-  if (options.json) terminal.out(summary(snapshot, { missing, seconds: (performance.now() - startedMs) / 1000, exitCode }));
+  if (options.json)
+    terminal.out(summary(snapshot, { missing, seconds: (performance.now() - startedMs) / 1000, exitCode }));
   return exitCode;
 }
 
@@ -66,7 +71,8 @@ async function provision(options: CommandLine, terminal: Terminal, stop: Promise
   void stop.then(() => abort.abort());
   const settings = { api, key, tags, signal: abort.signal, ...(profile === undefined ? {} : { profile }) };
   const outcome = await provisionDevices(devices, settings, (done) => {
-    if (done % 100 === 0 || done === devices.length) terminal.live(`provisioned ${done}/${devices.length}`, done < devices.length);
+    if (done % 100 === 0 || done === devices.length)
+      terminal.live(`provisioned ${done}/${devices.length}`, done < devices.length);
   });
   if (outcome.status === 'failed' && !abort.signal.aborted) terminal.error(outcome.sentence);
   return outcome.status === 'done';

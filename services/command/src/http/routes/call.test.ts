@@ -14,7 +14,7 @@ it("the device's bytes stay as they are and `source` is added (13.2)", () => {
 });
 
 it('a device that sends a `source` of its own cannot pass for the broker (S6)', () => {
-  expect(JSON.parse(splice('{"source":"broker","error":"timeout"}'))['source']).toBe('device');
+  expect(JSON.parse(splice('{"source":"broker","error":"timeout"}')).source).toBe('device');
 });
 
 it('any object stays itself beside `source`', () => {

@@ -2,14 +2,32 @@
  *  path, query and body go to the device as they came, and its answer comes back with its own bytes. The other form is a JSON envelope.
  *  Both map ends to statuses by protocol 13.2 and 13.3, and both judge the path first (C5, C10, S13). */
 
-import { BrokerError, type DeviceCode, isDeviceCode, isLapiMethod, LAPI_METHODS, httpStatusOf, MemberNames, scanJson } from '@lapi-broker/protocol';
+import {
+  BrokerError,
+  type DeviceCode,
+  httpStatusOf,
+  isDeviceCode,
+  isLapiMethod,
+  LAPI_METHODS,
+  MemberNames,
+  scanJson,
+} from '@lapi-broker/protocol';
 import { nanoid } from 'nanoid';
 import { allows, type Caller, missingScope } from '../../access/access.ts';
 import type { CommandEnd, CommandError, DirectCommand } from '../../dispatch/dispatch.ts';
 import { LIMITS } from '../../limits.ts';
 import type { Broker } from '../broker.ts';
 import type { Exchange } from '../exchange.ts';
-import { type Answer, type Decoded, decodeJson, faultsOf, invalid, jsonFault, operation, type RawOperation } from '../operation.ts';
+import {
+  type Answer,
+  type Decoded,
+  decodeJson,
+  faultsOf,
+  invalid,
+  jsonFault,
+  operation,
+  type RawOperation,
+} from '../operation.ts';
 import type { Fault } from '../problem.ts';
 import { CallHeaders, CommandOutcome, CommandRequest, DeviceAnswer, DevicePath } from '../schema.ts';
 
@@ -22,7 +40,10 @@ const DEFAULT_TIMES: Times = { timeoutMs: LIMITS.timeoutMs.default, connectTimeo
 
 const OUTCOMES = {
   200: { description: 'The device answered success.', schema: DeviceAnswer, contentType: JSON_TYPE },
-  '4XX': { description: "The device's own refusal (2 → 400, 3 and 5 → 403, 2001 → 404), or a problem of the broker: see `source`." },
+  '4XX': {
+    description:
+      "The device's own refusal (2 → 400, 3 and 5 → 403, 2001 → 404), or a problem of the broker: see `source`.",
+  },
   '5XX': { description: "The device's own error (4 → 501, others → 502), or a problem of the broker: see `source`." },
 } as const;
 
@@ -84,38 +105,58 @@ function tooLarge(exchange: Exchange, limitBytes: number): void {
 
 function pass(exchange: Exchange, caller: Caller, body: Buffer, broker: Broker): void {
   const { request } = exchange;
-  if (!allows(caller, 'call')) return exchange.refuse(missingScope('call'));
+  if (!allows(caller, 'call')) {
+    exchange.refuse(missingScope('call'));
+    return;
+  }
   const { method } = request;
   if (!isLapiMethod(method)) {
     const headers = [['Allow', LAPI_METHODS.join(', ')]] as const;
-    return exchange.problem('method_not_allowed', `LAPI has no ${method}`, { headers });
+    exchange.problem('method_not_allowed', `LAPI has no ${method}`, { headers });
+    return;
   }
   const rawCode = request.params[0] ?? '';
-  const code = isDeviceCode(rawCode) ? rawCode : exchange.params(['code'])['code'];
+  const code = isDeviceCode(rawCode) ? rawCode : exchange.params(['code']).code;
   const path = request.path.slice(PREFIX.length + rawCode.length);
   const url = request.query === undefined ? path : `${path}?${request.query}`;
   const judged = judgePath(url, caller, broker);
-  if (judged !== undefined) return exchange.answer(judged);
+  if (judged !== undefined) {
+    exchange.answer(judged);
+    return;
+  }
 
   const faults: Fault[] = [];
-  if (code === undefined || !isDeviceCode(code)) faults.push({ path: 'path.code', problem: 'must be 1–64 of A–Z a–z 0–9 . _ : -' });
+  if (code === undefined || !isDeviceCode(code))
+    faults.push({ path: 'path.code', problem: 'must be 1–64 of A–Z a–z 0–9 . _ : -' });
   const times = timesOf(exchange, faults);
   refuseIdempotencyKey(exchange, faults);
   const fault = body.length === 0 ? undefined : jsonFault(body);
   if (fault !== undefined) faults.push({ path: 'body', problem: fault });
-  if (faults.length > 0) return exchange.answer(invalid(faults));
+  if (faults.length > 0) {
+    exchange.answer(invalid(faults));
+    return;
+  }
 
   broker.dispatch
     .call({ code: code as DeviceCode, method, url, body, ...times, withdrawn: () => exchange.response.ended })
-    .then((end) => answerPass(exchange, end))
-    .catch((error: unknown) => exchange.failed(error));
+    // One derived promise instead of two: this runs for every command.
+    .then(
+      (end) => answerPass(exchange, end),
+      (error: unknown) => exchange.failed(error),
+    );
 }
 
+/** Never throws. */
 function answerPass(exchange: Exchange, end: CommandEnd): void {
-  if (end.status === 'answered') {
-    return exchange.send(httpStatusOf(end.responseCode, end.success), JSON_TYPE, withSource(end.body));
+  try {
+    if (end.status === 'answered') {
+      exchange.send(httpStatusOf(end.responseCode, end.success), JSON_TYPE, withSource(end.body));
+    } else {
+      exchange.problem(end.error, end.detail, { command: { written: end.written } });
+    }
+  } catch (error) {
+    exchange.failed(error);
   }
-  exchange.problem(end.error, end.detail, { command: { written: end.written } });
 }
 
 function timesOf(exchange: Exchange, faults: Fault[]): Times {
@@ -145,7 +186,9 @@ export function judgePath(url: string, caller: Caller, broker: Broker): Answer |
     case 'open':
       return undefined;
     case 'guarded':
-      return allows(caller, 'admin') ? undefined : { kind: 'problem', error: 'forbidden_by_policy', detail: verdict.reason };
+      return allows(caller, 'admin')
+        ? undefined
+        : { kind: 'problem', error: 'forbidden_by_policy', detail: verdict.reason };
     default:
       return { kind: 'problem', error: verdict.status, detail: verdict.reason };
   }
@@ -162,7 +205,8 @@ export function withSource(object: Uint8Array): Buffer {
   while (end > 0 && (object[end] as number) <= 0x20) end--;
   let start = 0;
   while (start < end && (object[start] as number) <= 0x20) start++;
-  if (object[start] !== OPEN || object[end] !== CLOSE) throw new BrokerError('internal', 'the answer of a node is not one JSON object');
+  if (object[start] !== OPEN || object[end] !== CLOSE)
+    throw new BrokerError('internal', 'the answer of a node is not one JSON object');
   let last = end - 1;
   while (last > start && (object[last] as number) <= 0x20) last--;
   const empty = last === start;
@@ -215,8 +259,16 @@ export const createCommand = operation({
   params: DevicePath,
   body: CommandRequest,
   bodyLimit: 'direct',
-  bodyExample: { mode: 'direct', method: 'PUT', url: '/LAPI/V1.0/Channels/1/PTZ/PTZCtrl', data: { PTZCmd: 1026, Para1: 5, Para2: 5, Para3: 0 } },
-  responses: { ...OUTCOMES, 200: { description: 'The device answered success.', schema: CommandOutcome, contentType: JSON_TYPE } },
+  bodyExample: {
+    mode: 'direct',
+    method: 'PUT',
+    url: '/LAPI/V1.0/Channels/1/PTZ/PTZCtrl',
+    data: { PTZCmd: 1026, Para1: 5, Para2: 5, Para3: 0 },
+  },
+  responses: {
+    ...OUTCOMES,
+    200: { description: 'The device answered success.', schema: CommandOutcome, contentType: JSON_TYPE },
+  },
   errors: ERRORS,
   decode: decodeCommand,
   async handle({ caller, params, body, bytes, exchange }, broker) {

@@ -3,7 +3,13 @@
  *  the revision, so a lost hint lets no removed device register again. */
 
 import { checkSecretStrength, type DeviceRow, type ProvisioningChange } from '@lapi-broker/device';
-import { type ControlMessage, type DeviceCode, encodeControlFrame, type NodeId, nodeNameOf } from '@lapi-broker/protocol';
+import {
+  type ControlMessage,
+  type DeviceCode,
+  encodeControlFrame,
+  type NodeId,
+  nodeNameOf,
+} from '@lapi-broker/protocol';
 import type { z } from 'zod';
 import { LIMITS } from '../../limits.ts';
 import type { Broker } from '../broker.ts';
@@ -39,17 +45,27 @@ export const listDevices = operation({
   id: 'listDevices',
   tag: 'Devices',
   summary: 'List devices',
-  description: 'In byte order of the DeviceCode. A page may be short, or empty, while `cursor` is present: then there may be more.',
+  description:
+    'In byte order of the DeviceCode. A page may be short, or empty, while `cursor` is present: then there may be more.',
   scope: 'read',
   query: DeviceListQuery,
-  responses: { 200: { description: 'A page.', schema: DeviceList, example: { items: [EXAMPLE_DEVICE], cursor: 'MTIxMDIzNVRFU1QwMDAwMDAwMDAx' } } },
+  responses: {
+    200: {
+      description: 'A page.',
+      schema: DeviceList,
+      example: { items: [EXAMPLE_DEVICE], cursor: 'MTIxMDIzNVRFU1QwMDAwMDAwMDAx' },
+    },
+  },
   async handle({ query }, broker) {
     const after = query.cursor === undefined ? '' : decodeListCursor(query.cursor);
     if (after === undefined) return invalid([{ path: 'query.cursor', problem: 'not a cursor of this listing' }]);
     // Fresh, so that a node that joined a moment ago is not taken for dead.
     await broker.nodes.refresh();
     const page = await readPage(query, after, broker);
-    return json(200, { items: page.items, ...(page.last === undefined ? {} : { cursor: encodeListCursor(page.last) }) });
+    return json(200, {
+      items: page.items,
+      ...(page.last === undefined ? {} : { cursor: encodeListCursor(page.last) }),
+    });
   },
 });
 
@@ -57,7 +73,11 @@ type Query = z.output<typeof DeviceListQuery>;
 type View = z.output<typeof DeviceView>;
 
 /** Walks until the page is full, the list ends, or the bound on rows is reached. `last`: where the next page begins, if there may be one. */
-async function readPage(query: Query, from: string, broker: Broker): Promise<{ items: View[]; last: DeviceCode | undefined }> {
+async function readPage(
+  query: Query,
+  from: string,
+  broker: Broker,
+): Promise<{ items: View[]; last: DeviceCode | undefined }> {
   const items: View[] = [];
   const { tag, type } = query;
   const narrowing = { ...(tag === undefined ? {} : { tag }), ...(type === undefined ? {} : { type }) };
@@ -140,8 +160,16 @@ export const putDevice = operation({
   body: DeviceChange,
   bodyExample: { secret: 'k9!Zr7_pQ2wX4vLm', type: 'nvr', profile: 'nvr', tags: ['site-7'] },
   responses: {
-    201: { description: 'Created.', schema: Provisioned, example: { code: EXAMPLE_DEVICE.code, status: 'created', revision: 1 } },
-    200: { description: 'Changed.', schema: Provisioned, example: { code: EXAMPLE_DEVICE.code, status: 'updated', revision: 2 } },
+    201: {
+      description: 'Created.',
+      schema: Provisioned,
+      example: { code: EXAMPLE_DEVICE.code, status: 'created', revision: 1 },
+    },
+    200: {
+      description: 'Changed.',
+      schema: Provisioned,
+      example: { code: EXAMPLE_DEVICE.code, status: 'updated', revision: 2 },
+    },
   },
   async handle({ params: { code }, body }, broker) {
     const faults = faultsOfChange(body, broker);
@@ -149,7 +177,9 @@ export const putDevice = operation({
     const { secret, nextSecret, profile, type, tags, enabled } = body;
     const change: ProvisioningChange = {
       ...(secret === undefined ? {} : { secret: broker.vault.seal(code, secret) }),
-      ...(nextSecret === undefined ? {} : { nextSecret: nextSecret === null ? null : broker.vault.seal(code, nextSecret) }),
+      ...(nextSecret === undefined
+        ? {}
+        : { nextSecret: nextSecret === null ? null : broker.vault.seal(code, nextSecret) }),
       ...(profile === undefined ? {} : { profile }),
       ...(type === undefined ? {} : { type }),
       ...(tags === undefined ? {} : { tags }),
@@ -167,7 +197,10 @@ export const putDevice = operation({
 function faultsOfChange({ secret, nextSecret, profile }: z.output<typeof DeviceChange>, broker: Broker): Fault[] {
   const faults: Fault[] = [];
   if (!broker.allowWeakSecrets) {
-    for (const [name, value] of [['secret', secret], ['nextSecret', nextSecret]] as const) {
+    for (const [name, value] of [
+      ['secret', secret],
+      ['nextSecret', nextSecret],
+    ] as const) {
       const weakness = typeof value === 'string' ? checkSecretStrength(value) : undefined;
       if (weakness === undefined) continue;
       faults.push({
@@ -208,7 +241,13 @@ export const promoteSecret = operation({
     'Last step of a rotation (protocol G7): put `nextSecret`, set it in the device, wait for a registration with it, promote. A session that used the old secret is closed.',
   scope: 'admin',
   params: DevicePath,
-  responses: { 200: { description: 'Promoted.', schema: Provisioned, example: { code: EXAMPLE_DEVICE.code, status: 'updated', revision: 4 } } },
+  responses: {
+    200: {
+      description: 'Promoted.',
+      schema: Provisioned,
+      example: { code: EXAMPLE_DEVICE.code, status: 'updated', revision: 4 },
+    },
+  },
   errors: ['device_unknown', 'conflict'],
   async handle({ params: { code } }, broker) {
     const credentials = await broker.devices.credentials(code);
@@ -234,7 +273,8 @@ export const disconnectDevice = operation({
   async handle({ params: { code } }, broker) {
     const { provisioned, owner } = await broker.registry.lookUp(code);
     if (!provisioned) return unknown(code);
-    if (owner === undefined || !(await lives(owner.node, broker))) return problem('conflict', 'the device has no session');
+    if (owner === undefined || !(await lives(owner.node, broker)))
+      return problem('conflict', 'the device has no session');
     if (!(await send(owner.node, { type: 'disconnect', code }, broker))) {
       return problem('broker_unavailable', 'the node of the device does not listen');
     }

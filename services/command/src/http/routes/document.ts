@@ -64,7 +64,11 @@ export const ready = operation({
   scope: undefined,
   responses: {
     200: { description: 'Yes.', schema: Status, example: { status: 'ok' } },
-    503: { description: 'Not now.', schema: Status, example: { status: 'unavailable', reason: 'the reply channel is not trustworthy now' } },
+    503: {
+      description: 'Not now.',
+      schema: Status,
+      example: { status: 'unavailable', reason: 'the reply channel is not trustworthy now' },
+    },
   },
   handle(_call, broker) {
     const verdict = broker.ready();

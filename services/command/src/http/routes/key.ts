@@ -7,7 +7,12 @@ import { LIMITS } from '../../limits.ts';
 import { json, operation, problem } from '../operation.ts';
 import { KeyList, KeyPath, KeyRequest, type KeyView, NewKey } from '../schema.ts';
 
-const EXAMPLE_KEY = { id: 'Uakgb_J5m9g-0JDMbcJqL', name: 'vms', scopes: ['read', 'call'], createdAt: '2025-01-01T00:00:00.000Z' };
+const EXAMPLE_KEY = {
+  id: 'Uakgb_J5m9g-0JDMbcJqL',
+  name: 'vms',
+  scopes: ['read', 'call'],
+  createdAt: '2025-01-01T00:00:00.000Z',
+};
 
 function toView({ id, name, scopes, createdAtMs }: ApiKey): z.output<typeof KeyView> {
   return { id, name, scopes: [...scopes], createdAt: new Date(createdAtMs).toISOString() };
@@ -18,7 +23,13 @@ export const listKeys = operation({
   tag: 'Keys',
   summary: 'List API keys',
   scope: 'admin',
-  responses: { 200: { description: 'All keys, oldest first, without the keys themselves.', schema: KeyList, example: { items: [EXAMPLE_KEY] } } },
+  responses: {
+    200: {
+      description: 'All keys, oldest first, without the keys themselves.',
+      schema: KeyList,
+      example: { items: [EXAMPLE_KEY] },
+    },
+  },
   async handle(_call, broker) {
     return json(200, { items: (await broker.keys.list()).map(toView) });
   },
@@ -41,7 +52,12 @@ export const createKey = operation({
   errors: ['conflict'],
   async handle({ body }, broker) {
     const plain = newPlainKey();
-    const key: ApiKey = { id: nanoid(), name: body.name, scopes: [...new Set(body.scopes)], createdAtMs: broker.nowMs() };
+    const key: ApiKey = {
+      id: nanoid(),
+      name: body.name,
+      scopes: [...new Set(body.scopes)],
+      createdAtMs: broker.nowMs(),
+    };
     if (!(await broker.keys.put(hashKey(plain), key))) {
       return problem('conflict', `there are ${LIMITS.apiKeys} keys already; delete one first`);
     }
