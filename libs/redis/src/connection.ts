@@ -128,6 +128,8 @@ export async function connected(connection: RedisConnection, deadlineMs: number)
   await untilReady(connection, performance.now() + deadlineMs);
 }
 
+const dropped = new WeakSet<RedisConnection>();
+
 /** Waits a moment for answers under way, then cuts. Idempotent; never rejects. */
 export async function closeConnection(connection: RedisConnection): Promise<void> {
   if (connection.status === 'ready') await settled(connection.quit(), QUIT_DEADLINE_MS);
@@ -138,7 +140,9 @@ export async function closeConnection(connection: RedisConnection): Promise<void
 export async function dropConnection(connection: RedisConnection): Promise<void> {
   // A Cluster that has not dialled its first server yet would never say that it has ended.
   if (isCluster(connection) && connection.nodes().length === 0) await new Promise(setImmediate);
-  if (connection.status === 'end') return;
+  if (connection.status === 'end' || dropped.has(connection)) return;
+  // The status cannot tell: a Cluster goes back from `end` to `close` when its servers end after it.
+  dropped.add(connection);
   const ended = new Promise<void>((resolve) => connection.once('end', () => resolve()));
   // Nor does a connection that waits for its next attempt.
   const silent = connection.status === 'reconnecting';
@@ -176,7 +180,7 @@ function roleOptions(role: ConnectionRole, commandTimeoutMs: number) {
     // ioredis forgets unanswered commands on reconnect without failing them when it may neither resend nor has used up its retries;
     // with 0 retries they fail at the moment the connection is lost.
     autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: 0,
+    maxRetriesPerRequest: 1,
     // Subscriptions are renewed by their owner, who waits for the confirmation and tells of the gap.
     autoResubscribe: false,
     // A blocking read has a deadline of its own, longer than any command's.

@@ -111,6 +111,20 @@ test('a hung server is not trusted, an append is rejected within its time, and b
   await waitFor(() => stream.append(eventOf('cam-1', 3)), within(5000, 'an append'));
 });
 
+test('in the first moment after a pause of the process nothing is trusted, until the next answered ping (3.3)', async () => {
+  const server = await startRedis();
+  const state = await connect(server);
+  let pausedMs = 0;
+  const pubsub = new RedisPubSub({ state, pingIntervalMs: 200, monotonicMs: () => performance.now() + pausedMs });
+  cleanups.push(() => pubsub.stop());
+  const ear = await listen(pubsub, 'inbox');
+  expect(pubsub.trustworthy()).toBe(true);
+  pausedMs = 10_000;
+  expect(pubsub.trustworthy()).toBe(false);
+  await waitFor(() => pubsub.trustworthy(), within(2000, 'the next ping'));
+  expect(ear.gaps).toBe(0);
+});
+
 test('frames of foreign and cut batches are counted and dropped; the next batch arrives', async () => {
   const server = await startRedis();
   const pubsub = openPubSub(await connect(server));

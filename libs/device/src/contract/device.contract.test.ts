@@ -2,7 +2,14 @@
 
 import { startRedis, startRedisCluster } from '@lapi-broker/fixture';
 import type { DeviceCode, NodeId } from '@lapi-broker/protocol';
-import { closeConnection, createKeyspace, openConnection, type RedisConnection, ready } from '@lapi-broker/redis';
+import {
+  closeConnection,
+  createKeyspace,
+  isCluster,
+  openConnection,
+  type RedisConnection,
+  ready,
+} from '@lapi-broker/redis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type DeviceSession, MemoryDeviceStore } from '../memory/device-store.ts';
 import { RedisDeviceStore } from '../redis/device-store.ts';
@@ -92,6 +99,20 @@ describe.each([
     expect(await Promise.all(keys.map((key) => connection.exists(key)))).toEqual(keys.map(() => 0));
   });
 
+  test('a full Redis refuses new devices and still removes those that are there (D12)', async () => {
+    const keyspace = createKeyspace(`test${++prefixes}`);
+    const store = new RedisDeviceStore(connection, keyspace);
+    const [there, more] = ['DEVICE-1' as DeviceCode, 'DEVICE-2' as DeviceCode];
+    await store.put(there, { secret: Uint8Array.of(1) });
+    await setMaxMemory(connection, 1);
+    try {
+      await expect(store.put(more, { secret: Uint8Array.of(1) })).rejects.toMatchObject({ code: 'broker_unavailable' });
+      expect(await store.remove(there)).toBe(true);
+    } finally {
+      await setMaxMemory(connection, 0);
+    }
+  });
+
   test('secrets of another revision than the row’s are not handed out', async () => {
     const keyspace = createKeyspace(`test${++prefixes}`, 1);
     const store = new RedisDeviceStore(connection, keyspace);
@@ -101,3 +122,8 @@ describe.each([
     await expect(store.credentials(code)).rejects.toMatchObject({ code: 'broker_unavailable' });
   });
 });
+
+async function setMaxMemory(connection: RedisConnection, bytes: number): Promise<void> {
+  const masters = isCluster(connection) ? connection.nodes('master') : [connection];
+  await Promise.all(masters.map((master) => master.config('SET', 'maxmemory', bytes)));
+}

@@ -156,12 +156,19 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
       expect(await ownerOf(code)).toBeUndefined();
     });
 
-    test('a claimed row lives for ever (I2)', async () => {
+    test('a claimed or reclaimed row lives for ever (I2)', async () => {
       const code = await device();
       claimed(await registry.claim(request(code, newNode())));
       await at.unprovision(code);
       await at.provision(code, 2);
       claimed(await registry.claim(request(code, newNode(), { revision: 2 })));
+      expect(await at.expires(code)).toBe(false);
+      const [from, to] = [newNode(), newNode()];
+      const { session, ...rest } = request(code, from, { revision: 2 });
+      const epoch = claimed(await registry.claim({ session, ...rest }));
+      await at.unprovision(code);
+      await at.provision(code, 3);
+      expect(await registry.reclaim({ code, from, epoch, to, session })).toMatchObject({ status: 'reclaimed' });
       expect(await at.expires(code)).toBe(false);
     });
 

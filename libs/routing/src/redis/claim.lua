@@ -35,7 +35,7 @@ local nowUs = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local nowMs = math.floor(nowUs / 1000)
 if nowMs > notAfterMs then return { 'LATE' } end
 
-local row = redis.call('HMGET', deviceKey, 'rev', 'enabled', 'epoch', 'node', 'session', 'since', 'tags', 'fw', 'hu')
+local row = redis.call('HMGET', deviceKey, 'rev', 'enabled', 'epoch', 'node', 'session', 'since', 'tags', 'fw', 'hu', 'sub')
 local tags = joinedTags(row[7])
 local oldEpoch, oldNode, oldSession, oldSince = row[3], row[4], row[5] or '', row[6] or ''
 local takeOvers, heldUntilMs = row[8] or '', tonumber(row[9] or '0')
@@ -60,13 +60,13 @@ if oldNode then
   end
   recent[#recent + 1] = integer(nowMs)
   redis.call('HSET', deviceKey, 'fw', table.concat(recent, ','))
-  redis.call('HDEL', deviceKey, 'hu')
+  if row[9] then redis.call('HDEL', deviceKey, 'hu') end
 end
 
 redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs)
 redis.call('HSET', deviceKey, 'node', node, 'epoch', integer(epoch), 'session', session, 'since', integer(nowMs),
   'addr', address, 'vendor', vendor, 'kind', deviceType, 'algo', algorithm)
-redis.call('HDEL', deviceKey, 'sub')
+if row[10] then redis.call('HDEL', deviceKey, 'sub') end
 redis.call('PERSIST', deviceKey)
 redis.call('ZADD', ownedKey, 0, code)
 if oldNode then
