@@ -6,9 +6,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from './lib/build.mjs';
-import { nodeBinary, toolEnvironment } from './lib/node-binary.mjs';
+import { nodeBinary, requireScriptNode, toolEnvironment } from './lib/node-binary.mjs';
 import { ensurePackages } from './lib/packages.mjs';
-import { Obstacle, Stopped } from './lib/stop.mjs';
+import { Obstacle, onOrphaned, Stopped } from './lib/stop.mjs';
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const SIGNALS = /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP']);
@@ -32,6 +32,7 @@ async function run(entry, args) {
   const abort = () => stopping.abort();
   for (const name of SIGNALS) process.once(name, abort);
   const { signal } = stopping;
+  requireScriptNode();
   const packages = [packageOf(entry)];
   await ensurePackages({ root: ROOT, install: true, say, signal });
   const node = nodeBinary(ROOT);
@@ -45,6 +46,7 @@ async function run(entry, args) {
   // Ctrl-C reaches the program by itself, being in our process group; a signal sent to us alone is passed on.
   process.on('SIGINT', () => {});
   for (const name of /** @type {const} */ (['SIGTERM', 'SIGHUP'])) process.on(name, () => void child.kill(name));
+  onOrphaned(() => void child.kill('SIGTERM'));
   return await new Promise((resolve, reject) => {
     child.once('error', reject);
     child.once('exit', (code, by) => resolve(code ?? (by === 'SIGINT' ? 130 : 1)));

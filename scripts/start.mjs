@@ -12,7 +12,7 @@ import { Api, DEVICE_FACTS_PATH } from './lib/api.mjs';
 import { build } from './lib/build.mjs';
 import { Child, tellExit } from './lib/child.mjs';
 import { claimDataDir, keptSecret, makeDataDir, newApiKey, newKey } from './lib/kept.mjs';
-import { nodeBinary, toolEnvironment } from './lib/node-binary.mjs';
+import { nodeBinary, requireScriptNode, toolEnvironment } from './lib/node-binary.mjs';
 import { ensurePackages } from './lib/packages.mjs';
 import { requirePorts } from './lib/port.mjs';
 import { checkRedisUrl, ensureRedisBinary, startRedis } from './lib/redis.mjs';
@@ -91,6 +91,7 @@ async function whileAllLive(work, children, signal) {
  *  @param {AbortSignal} signal
  *  @param {boolean} install */
 async function run(children, signal, install) {
+  requireScriptNode();
   const settings = readSettings(process.env);
   const dataDir = path.resolve(ROOT, settings.dataDir);
   await requirePorts(settings);

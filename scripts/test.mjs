@@ -11,7 +11,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Child, tellExit } from './lib/child.mjs';
 import { makeDataDir } from './lib/kept.mjs';
-import { nodeBinary, toolEnvironment } from './lib/node-binary.mjs';
+import { nodeBinary, requireScriptNode, toolEnvironment } from './lib/node-binary.mjs';
 import { ensurePackages } from './lib/packages.mjs';
 import { forgetDir, guardDir } from './lib/reaper.mjs';
 import { ensureRedisBinary } from './lib/redis.mjs';
@@ -101,6 +101,7 @@ async function runStage({ name, script, tests = false }, { node, env, signal, re
  *  @param {AbortSignal} signal
  *  @returns {Promise<boolean>} true when nothing failed */
 async function run(names, signal) {
+  requireScriptNode();
   const stages = chosen(names);
   await ensurePackages({ root: ROOT, install: true, say, signal });
   const node = nodeBinary(ROOT);

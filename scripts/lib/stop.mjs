@@ -46,9 +46,22 @@ export async function unlessStopped(promise, signal) {
 
 const PARENT_CHECK_MS = 500;
 
-/** First SIGINT, SIGTERM or SIGHUP: the returned signal fires. Second one: `kill`, then exit.
- *  npm runs scripts through a shell that passes no signals on: SIGTERM to npm ends the shell and leaves us alone. So under npm the end of our
- *  parent counts as a first signal too. Output that nobody reads any more is no error.
+/** npm runs scripts through a shell that passes no signals on: SIGTERM to npm ends the shell and leaves us alone. So under npm the end of our
+ *  parent means that we should stop. Called at most once, and never where npm is not involved.
+ *  @param {() => void} callback */
+export function onOrphaned(callback) {
+  if (process.env.npm_lifecycle_event === undefined || process.platform === 'win32') return;
+  const parent = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(timer);
+    callback();
+  }, PARENT_CHECK_MS);
+  timer.unref();
+}
+
+/** First SIGINT, SIGTERM or SIGHUP, or the end of npm: the returned signal fires. Second signal: `kill`, then exit.
+ *  Output that nobody reads any more is no error.
  *  @param {{ onFirst: () => void, kill: () => void }} actions
  *  @returns {AbortSignal} */
 export function stopOnSignals({ onFirst, kill }) {
@@ -68,11 +81,6 @@ export function stopOnSignals({ onFirst, kill }) {
     });
   }
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
-  if (process.env.npm_lifecycle_event !== undefined && process.platform !== 'win32') {
-    const parent = process.ppid;
-    setInterval(() => {
-      if (process.ppid !== parent) stop();
-    }, PARENT_CHECK_MS).unref();
-  }
+  onOrphaned(stop);
   return controller.signal;
 }

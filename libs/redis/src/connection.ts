@@ -180,7 +180,7 @@ function roleOptions(role: ConnectionRole, commandTimeoutMs: number) {
     // ioredis forgets unanswered commands on reconnect without failing them when it may neither resend nor has used up its retries;
     // with 0 retries they fail at the moment the connection is lost.
     autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: 1,
+    maxRetriesPerRequest: 0,
     // Subscriptions are renewed by their owner, who waits for the confirmation and tells of the gap.
     autoResubscribe: false,
     // A blocking read has a deadline of its own, longer than any command's.

@@ -27,7 +27,13 @@ describe('settings', () => {
   });
 
   it('are refused all together, each by its name', () => {
-    const env = { LAPI_SECRET_KEY: 'short', LAPI_API_PORT: '70000', LAPI_SHARDS: '0', LAPI_LOG_LEVEL: 'loud', LAPI_PENDING_COMMANDS: 'x' };
+    const env = {
+      LAPI_SECRET_KEY: 'short',
+      LAPI_API_PORT: '70000',
+      LAPI_SHARDS: '0',
+      LAPI_LOG_LEVEL: 'loud',
+      LAPI_PENDING_COMMANDS: 'x',
+    };
     expect(new Set(problemsOf(env))).toEqual(new Set(Object.keys(env)));
   });
 
@@ -50,6 +56,13 @@ describe('settings', () => {
 
   it('never show a secret in a problem', () => {
     const secret = 'not base64 but secret';
-    expect(() => readCommandConfig({ LAPI_SECRET_KEY: secret })).toThrow(expect.not.stringContaining(secret));
+    let message = '';
+    try {
+      readCommandConfig({ LAPI_SECRET_KEY: secret });
+    } catch (error) {
+      message = String(error);
+    }
+    expect(message).toContain('LAPI_SECRET_KEY');
+    expect(message).not.toContain(secret);
   });
 });

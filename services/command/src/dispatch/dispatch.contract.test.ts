@@ -204,6 +204,20 @@ describe('direct commands', () => {
     expect(b.frames[0]?.id).toBe(a.frames[1]?.id);
   });
 
+  it('an owner that refused is forgotten: the next call asks the registry before anything is published', async () => {
+    const { edge, provision, call, counts, registry } = await fixture();
+    const node = await edge();
+    const { code, revision } = await provision();
+    const epoch = await node.claim(code, revision);
+    await call(code);
+    node.drop(code);
+    await registry.release({ code, node: node.node, epoch, reason: 'closed' });
+    expect(await call(code)).toMatchObject({ error: 'device_offline', written: false });
+    const published = counts.published;
+    expect(await call(code)).toMatchObject({ error: 'device_offline', written: false });
+    expect(counts.published).toBe(published);
+  });
+
   it('a refusal for a stale owner ends the call after one further try, never in a loop', async () => {
     const { edge, provision, call, counts } = await fixture();
     const node = await edge();
@@ -313,7 +327,9 @@ describe('direct commands', () => {
     let gone = false;
     const waiting = call(code, { connectTimeoutMs: 10_000, withdrawn: () => gone });
     gone = true;
+    const startedMs = performance.now();
     expect(await waiting).toMatchObject({ status: 'refused', written: false });
+    expect(performance.now() - startedMs).toBeLessThan(5_000);
     await node.claim(code, revision);
     expect(node.frames).toHaveLength(0);
   });

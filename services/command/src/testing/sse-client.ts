@@ -9,6 +9,13 @@ export interface SseMessage {
   readonly id: string;
 }
 
+export interface SseEvent {
+  readonly id: string;
+  readonly code: string;
+  readonly kind: string;
+  readonly data: unknown;
+}
+
 export class SseClient {
   readonly messages: SseMessage[] = [];
   readonly comments: string[] = [];
@@ -20,6 +27,7 @@ export class SseClient {
   readonly headers: IncomingMessage['headers'];
   readonly #request: ClientRequest;
   readonly #response: IncomingMessage;
+  readonly #events: SseEvent[] = [];
   #text = '';
 
   constructor(sent: ClientRequest, response: IncomingMessage) {
@@ -38,8 +46,8 @@ export class SseClient {
   }
 
   /** Messages without a name, as JSON. */
-  events(): { readonly id: string; readonly code: string; readonly kind: string; readonly data: unknown }[] {
-    return this.named('message').map(({ data }) => JSON.parse(data) as ReturnType<SseClient['events']>[number]);
+  events(): readonly SseEvent[] {
+    return this.#events;
   }
 
   named(event: string): SseMessage[] {
@@ -67,12 +75,9 @@ export class SseClient {
     this.bytes += chunk.length;
     this.#text += chunk;
     if (this.status !== 200) return;
-    for (;;) {
-      const end = this.#text.indexOf('\n\n');
-      if (end < 0) return;
-      this.#block(this.#text.slice(0, end));
-      this.#text = this.#text.slice(end + 2);
-    }
+    const blocks = this.#text.split('\n\n');
+    this.#text = blocks.pop() ?? '';
+    for (const block of blocks) this.#block(block);
   }
 
   #block(block: string): void {
@@ -89,7 +94,9 @@ export class SseClient {
       else if (name === 'retry') this.retryMs = Number(value);
       else throw new Error(`a line of no field: ${line}`);
     }
-    if (data.length > 0) this.messages.push({ event, data: data.join('\n'), id: this.lastId });
+    if (data.length === 0) return;
+    this.messages.push({ event, data: data.join('\n'), id: this.lastId });
+    if (event === 'message') this.#events.push(JSON.parse(data.join('\n')) as SseEvent);
   }
 }
 
