@@ -46,6 +46,8 @@ export default defineConfig({
           name: 'e2e',
           include: ['test/e2e/src/**/*.test.ts'],
           fileParallelism: false,
+          // Concurrent tests of a file mostly wait for the clocks of the protocol.
+          maxConcurrency: 32,
           testTimeout: 60_000,
           hookTimeout: 120_000,
         },

@@ -16,7 +16,7 @@ import { nodeBinary, requireScriptNode, toolEnvironment } from './lib/node-binar
 import { ensurePackages } from './lib/packages.mjs';
 import { requirePorts } from './lib/port.mjs';
 import { checkRedisUrl, ensureRedisBinary, startRedis } from './lib/redis.mjs';
-import { readyPorts, worthShowing } from './lib/service-log.mjs';
+import { Digest, readyPorts } from './lib/service-log.mjs';
 import { help, readSettings } from './lib/settings.mjs';
 import { Obstacle, Stopped, stopOnSignals, throwIfStopped, unlessStopped } from './lib/stop.mjs';
 
@@ -127,14 +127,6 @@ async function run(children, signal, install) {
 /** @param {Serving} serving */
 async function serve({ settings, dataDir, node, env, redisFile, children, signal }) {
   /** @param {string} name
-   *  @returns {(line: string, from?: 'stdout' | 'stderr') => void} */
-  const shown =
-    (name) =>
-    (line, from = 'stdout') => {
-      const text = worthShowing(line, from);
-      if (text !== undefined) say(`${name} | ${text}`);
-    };
-  /** @param {string} name
    *  @param {string} entry
    *  @param {string[]} args
    *  @param {NodeJS.ProcessEnv} own */
@@ -145,7 +137,7 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
     const ready = new Promise((resolve) => {
       onReady = resolve;
     });
-    const show = shown(name);
+    const digest = new Digest();
     const child = new Child({
       name,
       command: node,
@@ -157,7 +149,8 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
         const ports = readyPorts(line);
         if (ports !== undefined) onReady(ports);
         // The fleet reports its progress to stderr; its log file has it.
-        if (name !== 'fleet') show(line, from);
+        const text = name === 'fleet' ? undefined : digest.take(line, from, performance.now());
+        if (text !== undefined) say(`${name} | ${text}`);
       },
     });
     children.add(child);

@@ -5,14 +5,19 @@
  *  headers and body leave in one packet. */
 import { STATUS_CODES } from 'node:http';
 import { ChunkStream } from './chunk-stream.ts';
+import { remoteAddressOf } from './request.ts';
 import type { HeaderList, ResponseHandle, StreamHandle, StreamOptions, UpgradeHandle } from './types.ts';
 import type { NativeResponse, UpgradeContext } from './uws.ts';
 
-/** Who wants to know how exchanges end; used for the connection limits. */
-export interface ExchangeObserver {
-  answered(address: string): void;
-  aborted(address: string): void;
-  upgraded(address: string): void;
+/** What an exchange needs of its server. */
+export interface ExchangeServer {
+  /** How exchanges end, for the connection limits. `remote` is undefined when `countsAddresses` is false. */
+  answered(remote: string | undefined): void;
+  aborted(remote: string | undefined): void;
+  upgraded(remote: string | undefined): void;
+  readonly countsAddresses: boolean;
+  /** The address to show for a connection: its remote one, or what a trusted proxy says. */
+  addressOf(raw: NativeResponse, remote: string): string;
 }
 
 const STATUS_LINES: ReadonlyMap<number, string> = new Map(
@@ -43,22 +48,38 @@ function checkHeaders(headers: HeaderList): void {
 
 class Exchange {
   protected raw: NativeResponse | undefined;
-  protected readonly address: string;
-  protected readonly observer: ExchangeObserver;
+  protected readonly server: ExchangeServer;
+  /** Of the connection itself; undefined when nobody counts. */
+  readonly remote: string | undefined;
+  #address: string | undefined;
   readonly #isHead: boolean;
   /** Who gathers the writes of one answer: the transport does while the handler runs. */
   #corkedBy: 'transport' | 'self' = 'transport';
   #abortListener: (() => void) | undefined;
 
-  constructor(raw: NativeResponse, address: string, isHead: boolean, observer: ExchangeObserver) {
+  constructor(raw: NativeResponse, isHead: boolean, server: ExchangeServer) {
     this.raw = raw;
-    this.address = address;
-    this.observer = observer;
+    this.server = server;
+    this.remote = server.countsAddresses ? remoteAddressOf(raw) : undefined;
     this.#isHead = isHead;
+  }
+
+  /** Empty when it is asked for the first time after the exchange has ended. */
+  get address(): string {
+    const { raw } = this;
+    if (this.#address === undefined && raw !== undefined) {
+      this.#address = this.server.addressOf(raw, this.remote ?? remoteAddressOf(raw));
+    }
+    return this.#address ?? '';
   }
 
   get ended(): boolean {
     return this.raw === undefined;
+  }
+
+  /** For when the address must be known whatever happens next. */
+  protected rememberAddress(): void {
+    this.#address = this.address;
   }
 
   onAborted(callback: () => void): void {
@@ -74,7 +95,7 @@ class Exchange {
   protected aborted(): void {
     if (this.raw === undefined) return;
     this.raw = undefined;
-    this.observer.aborted(this.address);
+    this.server.aborted(this.remote);
     this.#abortListener?.();
   }
 
@@ -99,7 +120,7 @@ class Exchange {
       if (!isBodiless(status)) raw.writeHeader('Content-Length', String(Buffer.byteLength(body)));
       raw.endWithoutBody();
     });
-    this.observer.answered(this.address);
+    this.server.answered(this.remote);
   }
 
   /** After an error: 500, if nothing has been written yet. */
@@ -165,7 +186,7 @@ export class Response extends Exchange implements ResponseHandle {
     const stream = new ChunkStream(raw, options?.maxBufferedBytes ?? MAX_STREAM_BUFFER, {
       ended: () => {
         this.raw = undefined;
-        this.observer.answered(this.address);
+        this.server.answered(this.remote);
       },
       overrun: () => this.drop(),
     });
@@ -203,8 +224,10 @@ export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session>
   readonly #key: string;
   readonly #context: UpgradeContext;
 
-  constructor(raw: NativeResponse, address: string, observer: ExchangeObserver, key: string, context: UpgradeContext) {
-    super(raw, address, false, observer);
+  /** The address is read at once: failed registrations are counted by it (protocol F13, F14), and leaving early must not hide it. */
+  constructor(raw: NativeResponse, server: ExchangeServer, key: string, context: UpgradeContext) {
+    super(raw, false, server);
+    this.rememberAddress();
     this.#key = key;
     this.#context = context;
   }
@@ -213,7 +236,7 @@ export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session>
     const { raw } = this;
     if (raw === undefined) return false;
     this.raw = undefined;
-    this.observer.upgraded(this.address);
+    this.server.upgraded(this.remote);
     // Offers of sub-protocols and extensions are ignored and not echoed (protocol H11).
     this.corked(raw, () => raw.upgrade({ session }, this.#key, '', '', this.#context));
     return true;

@@ -5,6 +5,11 @@
 import type { RequestSnapshot } from './types.ts';
 import type { NativeRequest, NativeResponse } from './uws.ts';
 
+/** Asking the transport for the address costs as much as copying five headers, so it is done when somebody wants to know. */
+export interface AddressSource {
+  readonly address: string;
+}
+
 /** Names that are copied, lower case; 'all' copies whatever was sent. */
 export type HeaderChoice = readonly string[] | 'all';
 
@@ -17,19 +22,23 @@ class Snapshot implements RequestSnapshot {
   readonly path: string;
   readonly query: string | undefined;
   readonly params: readonly string[];
-  readonly address: string;
+  readonly #address: AddressSource;
   readonly #headers: ReadonlyMap<string, string>;
   readonly #choice: HeaderChoice;
 
-  constructor(request: NativeRequest, address: string, paramCount: number, choice: HeaderChoice) {
+  constructor(request: NativeRequest, address: AddressSource, paramCount: number, choice: HeaderChoice) {
     const method = request.getMethod();
     this.method = UPPER.get(method) ?? method.toUpperCase();
     this.path = request.getUrl();
     this.query = request.getQuery();
     this.params = paramCount === 0 ? NONE : paramsOf(request, paramCount);
-    this.address = address;
+    this.#address = address;
     this.#headers = choice === 'all' ? allHeaders(request) : chosenHeaders(request, choice);
     this.#choice = choice;
+  }
+
+  get address(): string {
+    return this.#address.address;
   }
 
   header(name: string): string {
@@ -46,7 +55,7 @@ const NONE: readonly string[] = Object.freeze([]);
 
 export function snapshotOf(
   request: NativeRequest,
-  address: string,
+  address: AddressSource,
   paramCount: number,
   choice: HeaderChoice,
 ): RequestSnapshot {

@@ -454,6 +454,28 @@ describe('addresses', () => {
     }
   });
 
+  test('an address read before the peer left stays; one first read afterwards is empty', async () => {
+    const requests: RequestSnapshot[] = [];
+    const early: string[] = [];
+    const server = await serve((it) =>
+      it
+        .route('GET', '/early', (request) => {
+          early.push(request.address);
+          requests.push(request);
+        })
+        .route('GET', '/late', (request) => void requests.push(request)),
+    );
+    for (const path of ['/early', '/late']) {
+      const peer = await peerOf(server);
+      peer.send(get(path));
+      await eventually(() => requests.at(-1)?.path === path, path);
+      peer.destroy();
+      await eventually(() => server.plainConnections() === 0, 'gone');
+    }
+    expect(requests.map((request) => request.address)).toEqual(['127.0.0.1', '']);
+    expect(early).toEqual(['127.0.0.1']);
+  });
+
   test('an IPv4 peer of a dual-stack listener has a plain IPv4 address', async () => {
     const peer = await peerOf(await serve(say, { host: '::' }));
     peer.send(get('/'));

@@ -6,7 +6,7 @@
  *  Not done here: authentication, error documents, liveness of WebSockets. */
 import { BlockList, isIPv6 } from 'node:net';
 import { AddressConnections } from './address-connections.ts';
-import { type ExchangeObserver, Response, Upgrade } from './exchange.ts';
+import { type ExchangeServer, Response, Upgrade } from './exchange.ts';
 import { type HeaderChoice, paramCountOf, proxiedAddressOf, remoteAddressOf, snapshotOf } from './request.ts';
 import type { RequestHandler, RequestSnapshot, Server, ServerOptions, Socket, WebSocketBehavior } from './types.ts';
 import {
@@ -74,7 +74,7 @@ class Listener implements ServerBuilder {
   readonly #headers: HeaderChoice;
   readonly #proxies: BlockList | undefined;
   readonly #perAddress: AddressConnections | undefined;
-  readonly #observer: ExchangeObserver;
+  readonly #exchanges: ExchangeServer;
   #otherwise: RequestHandler = NOT_FOUND;
   #plain = 0;
 
@@ -87,13 +87,15 @@ class Listener implements ServerBuilder {
     const perAddress =
       (options.maxPlainConnectionsPerAddress ?? 0) > 0 ? new AddressConnections(() => performance.now()) : undefined;
     this.#perAddress = perAddress;
-    this.#observer = {
-      answered: (address) => perAddress?.requestAnswered(address),
-      aborted: (address) => perAddress?.requestAborted(address),
-      upgraded: (address) => {
+    this.#exchanges = {
+      countsAddresses: perAddress !== undefined,
+      answered: (remote) => remote !== undefined && perAddress?.requestAnswered(remote),
+      aborted: (remote) => remote !== undefined && perAddress?.requestAborted(remote),
+      upgraded: (remote) => {
         this.#plain -= 1;
-        perAddress?.upgraded(address);
+        if (remote !== undefined) perAddress?.upgraded(remote);
       },
+      addressOf: (raw, remote) => (this.#isProxy(remote) ? proxiedAddressOf(raw) || remote : remote),
     };
     this.#app.filter((response, change) => this.#connectionChanged(response, change));
   }
@@ -129,16 +131,8 @@ class Listener implements ServerBuilder {
       maxLifetime: 0,
       sendPingsAutomatically: false,
       upgrade: (raw, request, context) => {
-        const remote = remoteAddressOf(raw);
-        const snapshot = snapshotOf(request, this.#addressOf(raw, remote), paramCount, headers);
-        this.#perAddress?.requestStarted(remote);
-        const upgrade = new Upgrade<Session>(
-          raw,
-          remote,
-          this.#observer,
-          request.getHeader('sec-websocket-key'),
-          context,
-        );
+        const upgrade = new Upgrade<Session>(raw, this.#exchanges, request.getHeader('sec-websocket-key'), context);
+        const snapshot = snapshotOf(request, upgrade, paramCount, headers);
         this.#run(upgrade, snapshot, () => behavior.upgrade(snapshot, upgrade));
       },
       open: (socket) => guarded(socket, (it) => behavior.open(it)),
@@ -191,10 +185,8 @@ class Listener implements ServerBuilder {
   #handlerOf(pattern: string, handler: RequestHandler): NativeHandler {
     const paramCount = paramCountOf(pattern);
     return (raw: NativeResponse, request: NativeRequest) => {
-      const remote = remoteAddressOf(raw);
-      const snapshot = snapshotOf(request, this.#addressOf(raw, remote), paramCount, this.#headers);
-      this.#perAddress?.requestStarted(remote);
-      const response = new Response(raw, remote, snapshot.method === 'HEAD', this.#observer);
+      const response = new Response(raw, request.getMethod() === 'head', this.#exchanges);
+      const snapshot = snapshotOf(request, response, paramCount, this.#headers);
       this.#run(response, snapshot, () => handler(snapshot, response));
     };
   }
@@ -204,9 +196,10 @@ class Listener implements ServerBuilder {
     snapshot: RequestSnapshot,
     work: () => void | Promise<void>,
   ): void {
+    if (exchange.remote !== undefined) this.#perAddress?.requestStarted(exchange.remote);
     try {
       const pending = work();
-      if (pending !== undefined) pending.catch((error: unknown) => this.#fail(exchange, snapshot, error));
+      if (pending === undefined) Promise.resolve().catch((error: unknown) => this.#fail(exchange, snapshot, error));
     } catch (error) {
       this.#fail(exchange, snapshot, error);
     }
@@ -225,13 +218,8 @@ class Listener implements ServerBuilder {
     else void Promise.reject(error);
   }
 
-  #addressOf(raw: NativeResponse, remote: string): string {
-    if (this.#proxies === undefined || !this.#isProxy(remote)) return remote;
-    return proxiedAddressOf(raw) || remote;
-  }
-
   #isProxy(address: string): boolean {
-    return this.#proxies?.check(address, isIPv6(address) ? 'ipv6' : 'ipv4') === true;
+    return this.#proxies?.check(address, isIPv6(address) ? 'ipv6' : 'ipv4') ?? false;
   }
 
   #connectionChanged(response: NativeResponse, change: number): void {

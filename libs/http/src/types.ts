@@ -3,7 +3,7 @@
  *  objects throw once closed. So requests are snapshots, responses know when they are aborted, and message bytes are views for the
  *  duration of the callback only. */
 
-/** Copied before the handler runs; safe after any await. */
+/** Copied before the handler runs; safe after any await, `address` once it has been read. */
 export interface RequestSnapshot {
   /** Upper case. */
   readonly method: string;
@@ -15,7 +15,9 @@ export interface RequestSnapshot {
   readonly params: readonly string[];
   /** Header by lower-case name; empty string when absent. Throws for a name that a `headers` option leaves out. */
   header(name: string): string;
-  /** Remote address as text, IPv4-mapped addresses as plain IPv4; the proxied address when a trusted proxy names one. */
+  /** Remote address as text, IPv4-mapped addresses as plain IPv4; the proxied address when a trusted proxy names one. Looked up at the
+   *  first use, because that costs: in a route, read it before the answer and, where an abort may
+   *  come first, before any await; later it is empty. In an upgrade it is always there. */
   readonly address: string;
 }
 

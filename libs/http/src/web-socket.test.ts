@@ -14,7 +14,7 @@ import {
   TEXT,
   upgrade,
 } from './testing/raw-peer.ts';
-import type { Server, ServerOptions, Socket, UpgradeHandle, WebSocketBehavior } from './types.ts';
+import type { RequestSnapshot, Server, ServerOptions, Socket, UpgradeHandle, WebSocketBehavior } from './types.ts';
 
 class Session {
   readonly #name: string;
@@ -143,9 +143,11 @@ describe('upgrade', () => {
 
   test('a peer that leaves before the 101 aborts the upgrade; accept then returns false and opens nothing (H7)', async () => {
     let pending: UpgradeHandle<Session> | undefined;
+    let asked: RequestSnapshot | undefined;
     let aborts = 0;
     const { server, seen } = await serve({
-      upgrade: (_request, handle) => {
+      upgrade: (request, handle) => {
+        asked = request;
         handle.onAborted(() => {
           aborts += 1;
         });
@@ -159,7 +161,7 @@ describe('upgrade', () => {
     await eventually(() => pending?.ended === true, 'aborted');
     expect(pending?.accept(new Session('gone'))).toBe(false);
     pending?.refuse(503, [], '');
-    expect({ aborts, log: seen.log }).toEqual({ aborts: 1, log: [] });
+    expect({ aborts, log: seen.log, address: asked?.address }).toEqual({ aborts: 1, log: [], address: '127.0.0.1' });
   });
 
   test('bytes before an asynchronous 101 end the connection and abort the upgrade (H13)', async () => {

@@ -725,6 +725,32 @@ describe('life of the process', () => {
     await expect(start({ LAPI_SHARDS: '8' })).rejects.toThrow(/16 shards/);
   });
 
+  it('bodies in progress are bounded together: beyond it 429, and room comes back with each answer', async () => {
+    const other = await start({ LAPI_BODIES_BYTES: '131072' });
+    const code = await device();
+    edge.device = () => undefined;
+    const { api, probe } = other.ports();
+    const send = async (): Promise<{ status: number; text: string }> => {
+      const response = await fetch(`http://127.0.0.1:${api}/v1/devices/${code}/LAPI/V1.0/X`, {
+        method: 'PUT',
+        headers: { authorization: `Bearer ${ADMIN}` },
+        body: `"${'x'.repeat(65_000)}"`,
+      });
+      return { status: response.status, text: await response.text() };
+    };
+    const held = [send(), send()];
+    await waitFor(() => edge.frames.length === 2, { deadlineMs: 2_000, what: 'both calls at the edge' });
+    const third = await send();
+    expect(third.status).toBe(429);
+    expect(third.text).toContain('rate_limited');
+    for (const frame of edge.frames) edge.reply(frame, {});
+    expect((await Promise.all(held)).map(({ status }) => status)).toEqual([200, 200]);
+    const metrics = await (await fetch(`http://127.0.0.1:${probe}/metrics`)).text();
+    expect(metrics).toMatch(/lapi_request_body_bytes\{service="command"\} 0/);
+    edge.device = () => ({});
+    expect((await send()).status).toBe(200);
+  });
+
   it('a drain lets the calls in progress finish, ends readiness, and takes no new connections', async () => {
     const other = await start();
     const code = await device();

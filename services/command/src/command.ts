@@ -23,6 +23,7 @@ import { OwnerCache } from './dispatch/owner-cache.ts';
 import { StoreTimeKeeper } from './dispatch/store-time.ts';
 import { EventFeed } from './event/event-feed.ts';
 import { API_HEADERS, type ApiObserver, DOCUMENTED, registerApi } from './http/api.ts';
+import { BodyBudget } from './http/body-budget.ts';
 import type { Broker } from './http/broker.ts';
 import { renderDocsPage } from './http/docs-page.ts';
 import { createOpenApi } from './http/openapi.ts';
@@ -136,6 +137,12 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     return dispatch.unready() ?? true;
   };
 
+  const bodies = new BodyBudget(config.LAPI_BODIES_BYTES);
+  metrics.observed(
+    'lapi_request_body_bytes',
+    'Bytes reserved for bodies of requests in progress.',
+    () => bodies.usedBytes,
+  );
   const document = createOpenApi(DOCUMENTED, VERSION);
   const broker: Broker = {
     access,
@@ -158,6 +165,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     allowWeakSecrets: config.LAPI_ALLOW_WEAK_SECRETS,
     directBodyBytes: config.LAPI_DIRECT_BODY_BYTES,
     apiBodyBytes: config.LAPI_API_BODY_BYTES,
+    bodies,
     document: { json: JSON.stringify(document), html: renderDocsPage(document) },
     nowMs: () => clock.nowMs(),
     ready: readiness,
@@ -169,6 +177,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
       host: config.LAPI_API_HOST,
       port: config.LAPI_API_PORT,
       headers: API_HEADERS,
+      maxPlainConnections: LIMITS.connections,
       onError: (error) => log.error({ err: error }, 'http.handler_failed'),
     });
     const observer: ApiObserver = {

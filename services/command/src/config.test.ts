@@ -44,6 +44,10 @@ describe('settings', () => {
     expect(problemsOf({ ...env, LAPI_API_KEY: 'k'.repeat(32) })).toEqual([]);
   });
 
+  it('never allow a largest body that could not pass', () => {
+    expect(problemsOf({ LAPI_SECRET_KEY: KEY, LAPI_BODIES_BYTES: '1000000' })).toEqual(['LAPI_BODIES_BYTES']);
+  });
+
   it('are each described, and secrets are marked as such', () => {
     const variables = describeConfig(CommandSettings);
     for (const { name, description } of variables) expect(description, name).toMatch(/\w/);

@@ -76,7 +76,11 @@ export const CommandSettings = z
       path: ['LAPI_API_KEY'],
       message: 'must be at least 32 random characters (LAPI_ALLOW_WEAK_SECRETS=true accepts any, for tests)',
     },
-  );
+  )
+  .refine(({ LAPI_BODIES_BYTES, LAPI_DIRECT_BODY_BYTES }) => LAPI_BODIES_BYTES >= LAPI_DIRECT_BODY_BYTES, {
+    path: ['LAPI_BODIES_BYTES'],
+    message: 'must be at least LAPI_DIRECT_BODY_BYTES, else a body of that size could never pass',
+  });
 
 export type CommandConfig = Readonly<z.infer<typeof CommandSettings>> & { readonly profileOverrides: unknown };
 

@@ -20,6 +20,13 @@ export const LIMIT_VARIABLES = {
     .max(16 * MiB)
     .default(256 * 1024)
     .describe('Largest body of every other API request, in bytes; above it 413.'),
+  LAPI_BODIES_BYTES: z.coerce
+    .number()
+    .int()
+    .min(1024)
+    .max(64 * 1024 * MiB)
+    .default(256 * MiB)
+    .describe('Bodies of all requests in progress in one process together, in bytes; above it 429.'),
   LAPI_PENDING_COMMANDS: z.coerce
     .number()
     .int()
@@ -63,6 +70,8 @@ export const LIMITS = {
   replyGraceMs: 250,
   /** Between two sweeps over the pending commands: the resolution of every deadline here. */
   sweepMs: 100,
+  /** Open connections to the API, event streams included, WebSockets not; further ones are closed at once. */
+  connections: 20_000,
   /** RequestURL with its query (protocol C5). */
   urlBytes: 2_048,
   /** Nesting of JSON bodies (protocol S11). */

@@ -1,3 +1,5 @@
+/** The command service as a process: reads its settings, tells what is wrong with them in words (exit 2), and runs until a signal. */
+
 import { ConfigError, configHelp, runProcess } from '@lapi-broker/runtime';
 import { createLog } from '@lapi-broker/telemetry';
 import { createCommandService } from './command.ts';

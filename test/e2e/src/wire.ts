@@ -67,6 +67,8 @@ export class Wire {
   closed = false;
   /** Payload of the close frame from the broker: code, or undefined. */
   closeCode: number | undefined;
+  /** Sees each frame as it comes; true = taken, it is not kept in `frames`. */
+  onFrame: ((frame: Frame) => boolean) | undefined;
   private readonly socket: Socket;
   private buffer: Buffer = Buffer.alloc(0);
   private upgraded = false;
@@ -252,7 +254,8 @@ export class Wire {
       if (this.buffer.length < at + length) return;
       const payload = Buffer.from(this.buffer.subarray(at, at + length));
       this.buffer = this.buffer.subarray(at + length);
-      this.frames.push({ opcode, payload });
+      const frame = { opcode, payload };
+      if (this.onFrame?.(frame) !== true) this.frames.push(frame);
       if (opcode === 8) this.closeCode = payload.length >= 2 ? payload.readUInt16BE(0) : undefined;
     }
   }

@@ -139,7 +139,8 @@ async function run(operation: Operation, exchange: Exchange, broker: Broker): Pr
   if (answering !== undefined && !(answering instanceof Promise) && answering.status === 'refused')
     return exchange.refuse(answering);
   // The transport hands over a body only to those who ask in the first tick, so it is read beside the authentication.
-  const reading = bodyLimit !== undefined && exchange.hasBody ? exchange.response.readBody(limitBytes) : undefined;
+  const reading =
+    bodyLimit !== undefined && exchange.hasBody ? exchange.readBody(limitBytes, broker.bodies) : undefined;
   const caller = await answering;
   if (caller?.status === 'refused') return exchange.refuse(caller);
   if (caller !== undefined && scope !== undefined && !allows(caller, scope))
@@ -148,6 +149,5 @@ async function run(operation: Operation, exchange: Exchange, broker: Broker): Pr
   if (read === undefined || read.status === 'read') {
     return exchange.answer(await operation.run({ caller, bytes: read?.body ?? NOTHING, exchange }, broker));
   }
-  if (read.status === 'too_large')
-    exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
+  exchange.refuseBody(read.status, limitBytes);
 }

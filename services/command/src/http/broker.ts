@@ -9,6 +9,7 @@ import type { ApiKeyStore } from '../access/api-key.ts';
 import type { PathPolicy } from '../access/policy.ts';
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { NodeWatch } from '../node/node-watch.ts';
+import type { BodyBudget } from './body-budget.ts';
 
 export interface Broker {
   readonly access: Pick<Access, 'authenticate' | 'forget'>;
@@ -27,6 +28,7 @@ export interface Broker {
   readonly allowWeakSecrets: boolean;
   readonly directBodyBytes: number;
   readonly apiBodyBytes: number;
+  readonly bodies: BodyBudget;
   /** The OpenAPI document, and the page made of it. */
   readonly document: { readonly json: string; readonly html: string };
   readonly nowMs: () => number;

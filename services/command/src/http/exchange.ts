@@ -4,6 +4,7 @@
 import type { HeaderList, RequestSnapshot, ResponseHandle } from '@lapi-broker/http';
 import { BrokerError, type ErrorCode } from '@lapi-broker/protocol';
 import type { Refusal } from '../access/access.ts';
+import type { BodyBudget } from './body-budget.ts';
 import type { Answer } from './operation.ts';
 import { createProblem, type ProblemCase } from './problem.ts';
 
@@ -18,6 +19,10 @@ export interface ExchangeRoute {
   onDefect(error: unknown, requestId: string, route: string): void;
 }
 
+export type BodyRead =
+  | { readonly status: 'read'; readonly body: Buffer }
+  | { readonly status: 'too_large' | 'aborted' | 'no_room' };
+
 const CLOSE = { close: true };
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,64}$/;
 
@@ -26,6 +31,7 @@ export class Exchange {
   readonly response: ResponseHandle;
   readonly requestId: string;
   readonly #route: ExchangeRoute;
+  #reserved: { readonly budget: BodyBudget; readonly bytes: number } | undefined;
 
   constructor(request: RequestSnapshot, response: ResponseHandle, route: ExchangeRoute) {
     this.request = request;
@@ -48,8 +54,27 @@ export class Exchange {
     return (length !== '' && length !== '0') || this.request.header('transfer-encoding') !== '';
   }
 
+  /** Reads the body into a buffer of our own, if the bodies of all requests leave room for it. `too_large` also when it only says it will be.
+   *  Must be called in the handler's first tick. */
+  async readBody(limitBytes: number, budget: BodyBudget): Promise<BodyRead> {
+    const length = this.request.header('content-length');
+    // Without a length it may become as large as is allowed.
+    const declaredBytes = length === '' ? limitBytes : Number(length);
+    if (declaredBytes > limitBytes) return { status: 'too_large' };
+    if (!budget.reserve(declaredBytes)) return { status: 'no_room' };
+    this.#reserved = { budget, bytes: declaredBytes };
+    this.response.onAborted(() => this.#release());
+    return this.response.readBody(limitBytes);
+  }
+
+  #release(): void {
+    this.#reserved?.budget.release(this.#reserved.bytes);
+    this.#reserved = undefined;
+  }
+
   send(status: number, contentType: string, bytes: string | Uint8Array, headers: HeaderList = [], close = false): void {
     if (this.response.ended) return;
+    this.#release();
     this.#route.count(this.#route.label, status);
     const all: (readonly [string, string])[] = [['X-Request-Id', this.requestId]];
     if (contentType !== '') all.push(['Content-Type', contentType]);
@@ -76,6 +101,7 @@ export class Exchange {
 
   problem(code: ErrorCode, detail: string, about: Partial<ProblemCase> = {}, close = false): void {
     if (this.response.ended) return;
+    this.#release();
     const { status, headers, body } = createProblem(code, {
       method: this.request.method,
       ...about,
@@ -85,6 +111,13 @@ export class Exchange {
     this.#route.count(this.#route.label, status);
     const ending = close || this.#route.leaving() ? CLOSE : undefined;
     this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, ending);
+  }
+
+  /** For a body that was not read. `aborted` needs no answer. */
+  refuseBody(status: Exclude<BodyRead['status'], 'read'>, limitBytes: number): void {
+    if (status === 'too_large') this.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
+    else if (status === 'no_room')
+      this.problem('rate_limited', 'bytes of request bodies in progress in this process', {}, true);
   }
 
   /** Closes the connection when a body may still be on its way: nobody is going to read it. */

@@ -19,6 +19,8 @@ export interface SseEvent {
 export class SseClient {
   readonly messages: SseMessage[] = [];
   readonly comments: string[] = [];
+  /** The id told before anything else. */
+  firstId = '';
   lastId = '';
   retryMs = 0;
   bytes = 0;
@@ -88,8 +90,10 @@ export class SseClient {
       const name = colon < 0 ? line : line.slice(0, colon);
       const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
       if (name === '') this.comments.push(value);
-      else if (name === 'id') this.lastId = value;
-      else if (name === 'event') event = value;
+      else if (name === 'id') {
+        this.lastId = value;
+        this.firstId ||= value;
+      } else if (name === 'event') event = value;
       else if (name === 'data') data.push(value);
       else if (name === 'retry') this.retryMs = Number(value);
       else throw new Error(`a line of no field: ${line}`);

@@ -84,24 +84,20 @@ export const passThrough: RawOperation = {
       if (!exchange.hasBody) return pass(exchange, caller, NOTHING, broker);
     }
     // The transport hands over a body only to those who ask in the first tick, so it is read beside the authentication.
-    const reading = exchange.hasBody ? exchange.response.readBody(broker.directBodyBytes) : undefined;
+    const reading = exchange.hasBody ? exchange.readBody(broker.directBodyBytes, broker.bodies) : undefined;
     void (async () => {
       try {
         const who = await caller;
         if (who.status === 'refused') return exchange.refuse(who);
         const read = await reading;
         if (read === undefined || read.status === 'read') return pass(exchange, who, read?.body ?? NOTHING, broker);
-        return read.status === 'too_large' ? tooLarge(exchange, broker.directBodyBytes) : undefined;
+        return exchange.refuseBody(read.status, broker.directBodyBytes);
       } catch (error) {
         return exchange.failed(error);
       }
     })();
   },
 };
-
-function tooLarge(exchange: Exchange, limitBytes: number): void {
-  exchange.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, { command: { written: false } }, true);
-}
 
 function pass(exchange: Exchange, caller: Caller, body: Buffer, broker: Broker): void {
   const { request } = exchange;
