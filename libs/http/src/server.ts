@@ -199,7 +199,7 @@ class Listener implements ServerBuilder {
     if (exchange.remote !== undefined) this.#perAddress?.requestStarted(exchange.remote);
     try {
       const pending = work();
-      if (pending === undefined) Promise.resolve().catch((error: unknown) => this.#fail(exchange, snapshot, error));
+      if (pending !== undefined) pending.catch((error: unknown) => this.#fail(exchange, snapshot, error));
     } catch (error) {
       this.#fail(exchange, snapshot, error);
     }
