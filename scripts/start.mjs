@@ -217,7 +217,9 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
   const apiUrl = `http://${reachable(settings.apiHost)}:${settings.apiPort}`;
   const deviceUrls = settings.devicePorts.map((port) => `ws://${reachable(settings.deviceHost)}:${port}`);
   children.nextStep();
-  launch('fleet', 'test/fleet/dist/main.js', fleetArgs({ devices: settings.devices, deviceUrls, apiUrl, apiKey }), {});
+  launch('fleet', 'test/fleet/dist/main.js', fleetArgs({ devices: settings.devices, deviceUrls, apiUrl }), {
+    LAPI_API_KEY: apiKey,
+  });
 
   const api = new Api(apiUrl, apiKey, signal);
   const { code, online } = await whileAllLive(firstAnswer(api, settings.devices, signal), children, signal);
@@ -245,10 +247,10 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
 }
 
 /** A mixed fleet with an alarm now and then, so that there is something to see. It waits for ever: this script judges when it is too late.
- *  @param {{ devices: number, deviceUrls: string[], apiUrl: string, apiKey: string }} facts
+ *  @param {{ devices: number, deviceUrls: string[], apiUrl: string }} facts
  *  @returns {string[]} */
-function fleetArgs({ devices, deviceUrls, apiUrl, apiKey }) {
-  const target = ['--devices', String(devices), '--url', deviceUrls.join(','), '--api', apiUrl, '--key', apiKey];
+function fleetArgs({ devices, deviceUrls, apiUrl }) {
+  const target = ['--devices', String(devices), '--url', deviceUrls.join(','), '--api', apiUrl];
   return [...target, '--profile', 'nvr=2,ipc=7,radar=1', '--alarms', '1', '--wait', '0'];
 }
 

@@ -164,6 +164,6 @@ async function within(deadlineMs: number, work: () => Promise<void> | void | und
   try {
     return await Promise.race([done, overdue]);
   } finally {
-    
+    clearTimeout(timer);
   }
 }

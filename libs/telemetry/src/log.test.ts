@@ -35,7 +35,7 @@ describe('log', () => {
   });
 
   test('no way of passing a secret to the log shows it (T10, S5)', () => {
-    const { log, text, lines } = capture('debug', { deviceSecret: CANARY });
+    const { log, text, lines } = capture('debug', { deviceSecret: [CANARY] });
     const url = `/Register?DeviceCode=1&Nonce=${CANARY}&Cnonce=${CANARY}&Sign=${CANARY}`;
     log.info({ Sign: CANARY, headers: { authorization: `Bearer ${CANARY}` } }, 'fields');
     log.info({ a: { b: { c: [{ Nonce: CANARY }, { token: CANARY }] } } }, 'nested');
@@ -44,6 +44,9 @@ describe('log', () => {
       .child({ a: 1 })
       .child({ inner: { PIN: CANARY } })
       .info('grandchild');
+    log
+      .child({ secret: { current: CANARY }, image: Buffer.from(CANARY) })
+      .info({}, 'child with values that are no text');
     log.info({ url, path: { target: url } }, 'url');
     log.info(`message with ${url}`);
     log.info({}, `event with ${url}`);
@@ -56,11 +59,15 @@ describe('log', () => {
     log.error({ error: new Error(`redis://x:${CANARY}@host`) }, 'other name');
     log.info({ body: JSON.stringify({ Cnonce: CANARY, Resign: CANARY }) }, 'json in text');
     log.info({ bytes: Buffer.from(CANARY), view: new Uint8Array(Buffer.from(CANARY)) }, 'bytes');
-    log.setBindings({ Resign: CANARY });
+    log
+      .child({})
+      .child({ token: [CANARY] })
+      .info({}, 'grandchild with values that are no text');
+    log.setBindings({ Resign: { echo: CANARY } });
     log.info({}, 'bound later');
     expect(text()).not.toContain(CANARY);
     expect(text()).not.toContain(Buffer.from(CANARY).toString('base64'));
-    expect(lines()).toHaveLength(14);
+    expect(lines()).toHaveLength(16);
   });
 
   test('an error keeps message, stack and cause', () => {

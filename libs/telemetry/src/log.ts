@@ -1,7 +1,7 @@
 /** The log of a process: JSON lines on standard output, one constant event name per line, facts as fields.
  *  Nothing sensitive leaves it, whatever the caller passes (redact.ts); bodies and images are never printed whole.
  *  Writing is synchronous, so a line written before an exit is not lost. Only this package knows pino. */
-import { type DestinationStream, type Logger, pino } from 'pino';
+import { type Bindings, type ChildLoggerOptions, type DestinationStream, type Logger, pino } from 'pino';
 import { redactFacts, redactText } from './redact.ts';
 
 /** `log.info({ code, epoch }, 'session.opened')`: facts first, then the event name. Ids go to a child: `log.child({ code })`. */
@@ -18,15 +18,14 @@ export interface LogOptions {
 }
 
 export function createLog({ service, level, base = {}, destination }: LogOptions): Log {
-  return pino(
+  const log = pino(
     {
       level,
-      base: { service, ...base },
+      base: redactFacts({ service, ...base }),
       messageKey: 'event',
       timestamp: () => `,"at":"${new Date().toISOString()}"`,
       formatters: {
         level: (label) => ({ level: label }),
-        bindings: redactFacts,
         log: redactFacts,
       },
       // redactFacts has made plain objects of errors already; pino's own serializer would print what was left out.
@@ -35,4 +34,18 @@ export function createLog({ service, level, base = {}, destination }: LogOptions
     },
     destination ?? pino.destination({ dest: 1, sync: true }),
   );
+  return redactBindings(log);
+}
+
+/** pino's formatter for bindings is not passed on to children, so the two ways of binding are wrapped. A child has its parent as
+ *  prototype and so inherits the wrapping. */
+function redactBindings(log: Log): Log {
+  const { child, setBindings } = log;
+  log.child = function redactedChild(this: Log, bindings: Bindings, options?: ChildLoggerOptions) {
+    return child.call(this, redactFacts(bindings), options);
+  } as Log['child'];
+  log.setBindings = function redactedSetBindings(bindings) {
+    setBindings.call(this, redactFacts(bindings));
+  };
+  return log;
 }

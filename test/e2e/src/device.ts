@@ -119,9 +119,9 @@ export class Device {
     });
   }
 
-  /** Sends a keepalive with this token as Cseq (none for undefined) and answers the text of the response. */
-  async keepalive(cseq: string | undefined = String(randomInt(1e9)), deadlineMs = 5_000): Promise<string> {
-    const member = cseq === undefined ? '' : `"Cseq":${cseq},`;
+  /** Sends a keepalive with this token as Cseq (null = none) and answers the text of the response. */
+  async keepalive(cseq: string | null = String(randomInt(1e9)), deadlineMs = 5_000): Promise<string> {
+    const member = cseq === null ? '' : `"Cseq":${cseq},`;
     this.wire.frame(`{"RequestURL":"${KEEPALIVE}","Method":"PUT",${member}"Data":{}}`);
     return await takeText(this.wire, (text) => text.includes(`"ResponseURL":"${KEEPALIVE}"`), deadlineMs);
   }

@@ -5,6 +5,10 @@ import { runCommand, type Terminal } from './cli/run.ts';
 const INTERRUPTED_TWICE = 130;
 
 const args = process.argv.slice(2);
+const apiKey = process.env.LAPI_API_KEY;
+const keyGiven = args.some((arg) => arg === '--key' || arg.startsWith('--key='));
+// Arguments are shown to everybody on the machine, so a key can also come by the environment.
+if (apiKey !== undefined && !keyGiven && args.some((arg) => /^--api(=|$)/.test(arg))) args.push('--key', apiKey);
 /** The summary has stdout for itself. */
 const liveStream = args.includes('--json') ? process.stderr : process.stdout;
 

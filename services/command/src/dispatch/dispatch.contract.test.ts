@@ -224,7 +224,7 @@ describe('direct commands', () => {
     const { code, revision } = await provision();
     await node.claim(code, revision);
     node.drop(code);
-    expect(await call(code)).toMatchObject({ error: 'stale_owner', written: false });
+    expect(await call(code)).toMatchObject({ error: 'device_offline', written: false });
     expect(node.frames).toHaveLength(2);
     expect(counts.retried).toBe(1);
   });

@@ -372,7 +372,8 @@ export class Dispatch {
     // A fresh look-up that led to `device_offline` would lead there again.
     const mayHaveMoved = error === 'stale_owner' || (error === 'device_offline' && call.fromCache);
     if (mayHaveMoved && this.#tryAgain(call)) return;
-    if (isGone) this.#waitForDevice(call, error);
+    // To the platform a session that moved before the write is a session that was lost (protocol 13.3).
+    if (isGone) this.#waitForDevice(call, error === 'stale_owner' ? 'device_offline' : error);
     else this.#refuse(call, error, false);
   }
 

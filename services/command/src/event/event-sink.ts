@@ -5,7 +5,8 @@ import type { OutgoingEvent } from './outgoing-event.ts';
 
 export interface Gap {
   readonly shard: number;
-  /** Event-id form: everything after `from` and before or at `to` may be missing. */
+  /** Event-id form: events after `from` and before `to` may be missing. `to` is the oldest that is still there or, when none is, the
+   *  youngest that was. */
   readonly from: string;
   readonly to: string;
   /** Events that are missing, of all devices of the shard; null when nobody can know. */

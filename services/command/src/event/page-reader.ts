@@ -13,8 +13,9 @@ export type Page =
       readonly events: readonly OutgoingEvent[];
       /** Everything up to here is in `events`, or gone. */
       readonly upTo: Position;
-      /** Something between the place asked for and this one may have been trimmed. */
-      readonly trimmedTo: Position | undefined;
+      /** Something between the place asked for and `begin` may have been trimmed. `next`: the oldest entry that is there, or the youngest
+       *  that was. */
+      readonly trimmed: { readonly begin: Position; readonly next: Position } | undefined;
     }
   /** The store ends before the place asked for: it has lost its last writes. */
   | { readonly status: 'rewound'; readonly last: Position };
@@ -49,13 +50,13 @@ export class PageReader {
     if (comparePositions(last, after) < 0) return { status: 'rewound', last };
     const events = entries.map((entry) => new OutgoingEvent(shard, parsePosition(entry.id), entry.event));
     if (events.length > 0) this.#learn(events);
-    const first = events[0];
-    const begin = first === undefined ? known : justBefore(first.position);
+    const next = events[0]?.position ?? known;
+    const begin = events.length === 0 ? known : justBefore(next);
     return {
       status: 'read',
       events,
       upTo: events.at(-1)?.position ?? known,
-      trimmedTo: wasTrimmed(bounds, after, begin) ? begin : undefined,
+      trimmed: wasTrimmed(bounds, after, begin) ? { begin, next } : undefined,
     };
   }
 

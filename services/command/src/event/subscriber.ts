@@ -343,10 +343,10 @@ export class Subscriber {
       this.#rewindTo(catchUp, shard, page.last);
       return;
     }
-    const { trimmedTo } = page;
-    if (trimmedTo !== undefined && !(this.#fromOldest && comparePositions(after, ORIGIN) === 0)) {
-      catchUp.jump(shard, trimmedTo);
-      this.#tellGap(shard, after, trimmedTo, null, 'trimmed');
+    const { trimmed } = page;
+    if (trimmed !== undefined && !(this.#fromOldest && comparePositions(after, ORIGIN) === 0)) {
+      catchUp.jump(shard, trimmed.begin);
+      this.#tellGap(shard, after, trimmed.next, null, 'trimmed');
     }
     catchUp.add(shard, this.#wanted(page.events), page.upTo);
   }

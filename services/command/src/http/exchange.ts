@@ -24,6 +24,8 @@ export type BodyRead =
   | { readonly status: 'too_large' | 'aborted' | 'no_room' };
 
 const CLOSE = { close: true };
+/** Of the limit: how long a refused body may be for its connection to live on. */
+const DROPPED_BODIES = 4;
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,64}$/;
 
 export class Exchange {
@@ -113,9 +115,12 @@ export class Exchange {
     this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, ending);
   }
 
-  /** For a body that was not read. `aborted` needs no answer. */
+  /** For a body that was not read. `aborted` needs no answer. A connection that is closed while its client still sends is reset, and the
+   *  client may never see why; so the transport drops the bytes of a body whose length is told and not absurd. */
   refuseBody(status: Exclude<BodyRead['status'], 'read'>, limitBytes: number): void {
-    if (status === 'too_large') this.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, true);
+    const length = this.request.header('content-length');
+    const close = length === '' || Number(length) > DROPPED_BODIES * limitBytes;
+    if (status === 'too_large') this.problem('request_too_large', `the body exceeds ${limitBytes} bytes`, {}, close);
     else if (status === 'no_room')
       this.problem('rate_limited', 'bytes of request bodies in progress in this process', {}, true);
   }

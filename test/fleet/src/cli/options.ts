@@ -84,7 +84,7 @@ const SECTIONS: readonly Section[] = [
       },
       { name: 'secret', value: 'TEXT', help: 'the same secret for all devices' },
       { name: 'api', value: 'URL', help: 'provision the devices first: PUT URL/v1/devices/{code}' },
-      { name: 'key', value: 'TEXT', help: 'API key for --api' },
+      { name: 'key', value: 'TEXT', help: 'API key for --api; default: the variable LAPI_API_KEY' },
       { name: 'tag', value: 'TEXT', multiple: true, help: 'tag for --api; may be repeated' },
       {
         name: 'broker-profile',

@@ -54,7 +54,6 @@ const ERRORS = [
   'method_not_allowed',
   'request_too_large',
   'device_offline',
-  'stale_owner',
   'node_draining',
   'device_busy',
   'timeout_not_sent',

@@ -1,0 +1,154 @@
+/** The load generator as a process: a platform that calls devices over many connections, as fast as answers come or at a fixed pace.
+ *  An answer counts only with status 200, the expected size and the name of the device that was called. */
+
+import { percentile } from '../measure/spread.ts';
+import { answerAs } from '../worker/verbs.ts';
+import { type CallAnswer, CallConnection } from './call-connection.ts';
+
+export interface CallPlan {
+  readonly port: number;
+  /** Header lines, each with its line end. */
+  readonly headers: string;
+  readonly codes: readonly string[];
+  readonly path: string;
+  /** An answer with a shorter body is a failure. */
+  readonly leastBytes: number;
+  readonly connections: number;
+  readonly durationMs: number;
+}
+
+export interface PacedPlan extends CallPlan {
+  readonly perSecond: number;
+}
+
+export interface CallTally {
+  readonly answered: number;
+  readonly failed: number;
+  /** Status or cause of the first failure. */
+  readonly firstFailure: string;
+  readonly elapsedMs: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** Paced only: calls that found no free connection; they were not made. */
+  readonly notMade: number;
+}
+
+class Tally {
+  answered = 0;
+  failed = 0;
+  firstFailure = '';
+  notMade = 0;
+  private readonly leastBytes: number;
+  private readonly takenMs: number[] = [];
+
+  constructor(leastBytes: number) {
+    this.leastBytes = leastBytes;
+  }
+
+  take({ status, bodyBytes, named }: CallAnswer, tookMs: number): void {
+    if (status === 200 && named && bodyBytes >= this.leastBytes) {
+      this.answered++;
+      this.takenMs.push(tookMs);
+    } else this.fail(`status ${status}, ${bodyBytes} bytes, device ${named ? 'named' : 'not named'}`);
+  }
+
+  fail(cause: string): void {
+    this.failed++;
+    if (this.firstFailure === '') this.firstFailure = cause;
+  }
+
+  result(elapsedMs: number): CallTally {
+    const sorted = Float64Array.from(this.takenMs).sort();
+    const { answered, failed, firstFailure, notMade } = this;
+    return {
+      answered,
+      failed,
+      firstFailure,
+      notMade,
+      elapsedMs,
+      p50Ms: percentile(sorted, 0.5),
+      p99Ms: percentile(sorted, 0.99),
+    };
+  }
+}
+
+async function connect(plan: CallPlan, tally: Tally): Promise<CallConnection[]> {
+  return await Promise.all(
+    Array.from({ length: plan.connections }, () =>
+      CallConnection.connect(plan.port, plan.headers, (error) => tally.fail(error.message)),
+    ),
+  );
+}
+
+/** Every connection calls again as soon as it has its answer, each device in turn. Begins and ends at rest. */
+async function saturate(plan: CallPlan): Promise<CallTally> {
+  const tally = new Tally(plan.leastBytes);
+  const connections = await connect(plan, tally);
+  const startedMs = performance.now();
+  const endMs = startedMs + plan.durationMs;
+  let next = 0;
+  await Promise.all(
+    connections.map(
+      (connection) =>
+        new Promise<void>((resolve) => {
+          const again = (): void => {
+            const sentMs = performance.now();
+            if (sentMs >= endMs || tally.failed > plan.connections) {
+              resolve();
+              return;
+            }
+            connection.call(plan.codes[next++ % plan.codes.length] as string, plan.path, (answer) => {
+              tally.take(answer, performance.now() - sentMs);
+              again();
+            });
+          };
+          again();
+        }),
+    ),
+  );
+  const elapsedMs = performance.now() - startedMs;
+  for (const connection of connections) connection.close();
+  return tally.result(elapsedMs);
+}
+
+/** Calls leave when they are due, whatever became of earlier ones; time counts from the moment when a call was due. */
+async function pace(plan: PacedPlan): Promise<CallTally> {
+  const tally = new Tally(plan.leastBytes);
+  const free = await connect(plan, tally);
+  const all = [...free];
+  const startedMs = performance.now();
+  const total = Math.round((plan.durationMs / 1_000) * plan.perSecond);
+  let made = 0;
+  let open = 0;
+  await new Promise<void>((resolve) => {
+    const timer = setInterval(() => {
+      const nowMs = performance.now();
+      for (; made < total; made++) {
+        const dueMs = startedMs + (made / plan.perSecond) * 1_000;
+        if (dueMs > nowMs) return;
+        const connection = free.pop();
+        if (connection === undefined) {
+          tally.notMade++;
+          continue;
+        }
+        open++;
+        connection.call(plan.codes[made % plan.codes.length] as string, plan.path, (answer) => {
+          tally.take(answer, performance.now() - dueMs);
+          free.push(connection);
+          open--;
+        });
+      }
+      if (open > 0 && nowMs < startedMs + plan.durationMs + 5_000) return;
+      clearInterval(timer);
+      resolve();
+    }, 1);
+  });
+  const elapsedMs = performance.now() - startedMs;
+  for (const connection of all) connection.close();
+  return tally.result(elapsedMs);
+}
+
+const verbs = { saturate, pace };
+export type CallerVerbs = typeof verbs;
+
+answerAs(verbs);
