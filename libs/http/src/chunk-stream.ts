@@ -10,6 +10,8 @@ export interface ChunkStreamOwner {
   ended(): void;
   /** More is waiting than allowed; must abort the stream. */
   overrun(): void;
+  /** Calls a listener and takes care of what it throws. */
+  run(listener: (() => void) | undefined): void;
 }
 
 export class ChunkStream implements StreamHandle {
@@ -82,7 +84,7 @@ export class ChunkStream implements StreamHandle {
     if (this.#raw === undefined) return;
     this.#release();
     this.#waiting = [];
-    this.#closeListener?.();
+    this.#owner.run(this.#closeListener);
   }
 
   #release(): void {
@@ -118,6 +120,6 @@ export class ChunkStream implements StreamHandle {
       }
       this.#waiting.splice(0, given);
     });
-    if (this.#stuckBytes === 0) this.#drainListener?.();
+    if (this.#stuckBytes === 0) this.#owner.run(this.#drainListener);
   }
 }

@@ -16,6 +16,8 @@ export interface ExchangeServer {
   aborted(remote: string | undefined): void;
   upgraded(remote: string | undefined): void;
   readonly countsAddresses: boolean;
+  /** A callback of the handler threw, with nobody of ours above it on the stack. */
+  report(error: unknown): void;
   /** The address to show for a connection: its remote one, or what a trusted proxy says. */
   addressOf(raw: NativeResponse, remote: string): string;
 }
@@ -96,7 +98,15 @@ class Exchange {
     if (this.raw === undefined) return;
     this.raw = undefined;
     this.server.aborted(this.remote);
-    this.#abortListener?.();
+    this.guarded(this.#abortListener);
+  }
+
+  protected guarded(callback: (() => void) | undefined): void {
+    try {
+      callback?.();
+    } catch (error) {
+      this.server.report(error);
+    }
   }
 
   protected corked(raw: NativeResponse, write: () => void): void {
@@ -189,6 +199,7 @@ export class Response extends Exchange implements ResponseHandle {
         this.server.answered(this.remote);
       },
       overrun: () => this.drop(),
+      run: (callback) => this.guarded(callback),
     });
     this.#stream = stream;
     if (raw !== undefined) this.corked(raw, () => writeHead(raw, status, headers));

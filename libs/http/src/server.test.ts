@@ -244,6 +244,32 @@ describe('answers', () => {
     expect(aborts).toBe(1);
   });
 
+  test('an error in an abort callback is reported and harms nobody', async () => {
+    const errors: unknown[] = [];
+    const server = await serve(
+      (it) =>
+        it
+          .route('GET', '/', (_request, response) =>
+            response.onAborted(() => {
+              throw new Error('broken');
+            }),
+          )
+          .route('GET', '/other', (_request, response) => response.send(200, [], 'here')),
+      { onError: (error) => errors.push(error) },
+    );
+    const peer = await peerOf(server);
+    peer.send(get('/'));
+    await eventually(() => server.plainConnections() === 1, 'connected');
+    const other = await peerOf(server);
+    other.send(get('/other'));
+    await other.until('here');
+    peer.destroy();
+    await eventually(() => errors.length > 0, 'reported');
+    expect(errors).toEqual([new Error('broken')]);
+    other.send(get('/other'));
+    await other.until(/here.*here/s);
+  });
+
   test('a normal end runs no abort callback', async () => {
     let aborts = 0;
     const server = await serve((it) =>

@@ -1,7 +1,7 @@
 /** Builds and runs one listener: routes, WebSocket upgrades, limits, errors. Everything the platform and the devices reach by HTTP is a
  *  server of this kind.
  *  The port is taken exclusively: a second process on it fails with ListenError instead of silently sharing it.
- *  An error of a handler ends that exchange (500) or that socket (1011), never the process. What no route takes is answered by the
+ *  An error of a handler ends that exchange (500) or that socket (1011) and goes to `onError`. What no route takes is answered by the
  *  `otherwise` handler, 404 unless given: an upgrade request included, so nothing becomes a WebSocket by accident (protocol S1).
  *  Not done here: authentication, error documents, liveness of WebSockets. */
 import { BlockList, isIPv6 } from 'node:net';
@@ -95,6 +95,7 @@ class Listener implements ServerBuilder {
         this.#plain -= 1;
         if (remote !== undefined) perAddress?.upgraded(remote);
       },
+      report: (error) => this.#report(error, undefined),
       addressOf: (raw, remote) => (this.#isProxy(remote) ? proxiedAddressOf(raw) || remote : remote),
     };
     this.#app.filter((response, change) => this.#connectionChanged(response, change));

@@ -41,11 +41,12 @@ export function createLog({ service, level, base = {}, destination }: LogOptions
  *  prototype and so inherits the wrapping. */
 function redactBindings(log: Log): Log {
   const { child, setBindings } = log;
-  log.child = function redactedChild(this: Log, bindings: Bindings, options?: ChildLoggerOptions) {
-    return child.call(this, redactFacts(bindings), options);
-  } as Log['child'];
-  log.setBindings = function redactedSetBindings(bindings) {
-    setBindings.call(this, redactFacts(bindings));
-  };
-  return log;
+  return Object.assign(log, {
+    child(this: Log, bindings: Bindings, options?: ChildLoggerOptions): unknown {
+      return Reflect.apply(child, this, [redactFacts(bindings), options]);
+    },
+    setBindings(this: Log, bindings: Bindings): void {
+      setBindings.call(this, redactFacts(bindings));
+    },
+  });
 }

@@ -5,7 +5,7 @@ import type { OutgoingEvent } from './outgoing-event.ts';
 
 export interface Gap {
   readonly shard: number;
-  /** Event-id form: events after `from` and before `to` may be missing. `to` is the oldest that is still there or, when none is, the
+  /** In the form of event ids, though `from` may be a place between two: events after `from` and before `to` may be missing. `to` is the oldest that is still there or, when none is, the
    *  youngest that was. */
   readonly from: string;
   readonly to: string;

@@ -318,6 +318,25 @@ describe('GET /v1/events', () => {
     expect(JSON.parse(slow.named('closed')[0]?.data ?? '')).toEqual({ reason: 'slow_consumer', cursor: slow.lastId });
   }, 30_000);
 
+  it('lets a reader that pauses leave the live flow, and brings it back in order without loss when it reads on', async () => {
+    const { append, node, listen } = rig();
+    const home = await node();
+    const client = await listen(home, '/v1/events?device=cam-1');
+    const data = Buffer.from(JSON.stringify({ Image: 'x'.repeat(100_000) }));
+    const ids = [await append('cam-1')];
+    await until('the first', () => client.messages.length === 1);
+    client.stopReading();
+    for (let i = 0; i < 200; i++) ids.push(await append('cam-1', { data }));
+    await until('behind', () => home.feed.counts.behind === 1);
+    client.readOn();
+    await until('all', () => client.messages.length === 201);
+    await until('live', () => home.feed.counts.behind === 0);
+    ids.push(await append('cam-1'));
+    await until('one more', () => client.messages.length === 202);
+    expect(idsOf(client)).toEqual(ids);
+    expect(home.feed.counts.slowClosed).toBe(0);
+  }, 30_000);
+
   it('greets with retry and a cursor, and keeps an idle stream alive with comments that move the cursor', async () => {
     const { append, node, listen } = rig();
     const home = await node({ feed: { heartbeatMs: 60 } });

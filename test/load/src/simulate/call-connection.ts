@@ -79,7 +79,7 @@ export class CallConnection {
   private read(buffer: Buffer, bytes: number): void {
     let inBody = bytes;
     if (this.missing < 0) {
-      const text = this.rest + buffer.latin1Slice(0, Math.min(bytes, 1_024));
+      const text = this.rest + buffer.toString('latin1', 0, Math.min(bytes, 1_024));
       const end = text.indexOf(HEAD_END);
       if (end < 0) {
         this.rest = text;

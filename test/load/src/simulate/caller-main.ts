@@ -111,7 +111,8 @@ async function saturate(plan: CallPlan): Promise<CallTally> {
   return tally.result(elapsedMs);
 }
 
-/** Calls leave when they are due, whatever became of earlier ones; time counts from the moment when a call was due. */
+/** Calls leave when they are due, whatever became of earlier ones, so a slow system is asked no less. Time counts from the write: how late
+ *  the timer of this process is would be the larger part otherwise. */
 async function pace(plan: PacedPlan): Promise<CallTally> {
   const tally = new Tally(plan.leastBytes);
   const free = await connect(plan, tally);
@@ -133,7 +134,7 @@ async function pace(plan: PacedPlan): Promise<CallTally> {
         }
         open++;
         connection.call(plan.codes[made % plan.codes.length] as string, plan.path, (answer) => {
-          tally.take(answer, performance.now() - dueMs);
+          tally.take(answer, performance.now() - nowMs);
           free.push(connection);
           open--;
         });

@@ -1,0 +1,189 @@
+/** Simulated devices as a process: enters them into a system, keeps them there, cuts them off, lets them come back. */
+
+import { percentile } from '../measure/spread.ts';
+import { answerAs } from '../worker/verbs.ts';
+import { Device, type DeviceOptions } from './device.ts';
+import { AnswerTemplate, type DeviceIdentity, type Dialect } from './dialect.ts';
+
+export interface EntryPlan {
+  /** Names this group of devices in later questions. */
+  readonly group: string;
+  readonly dialect: Dialect;
+  /** Devices go to the ports in turn. */
+  readonly ports: readonly number[];
+  readonly devices: readonly DeviceIdentity[];
+  readonly answerBytes: number;
+  /** Devices that are on their way in at once. */
+  readonly atOnce: number;
+  /** Come again after a refusal or failure, as a patient device does; otherwise the first one counts as final. */
+  readonly retry: boolean;
+  readonly localAddress?: string;
+}
+
+export interface EntryTally {
+  readonly entered: number;
+  /** Answers other than the expected ones, by status. */
+  readonly refusals: Readonly<Record<string, number>>;
+  /** Most refusals that one device got. */
+  readonly mostRefusals: number;
+  readonly failures: Readonly<Record<string, number>>;
+  readonly elapsedMs: number;
+  /** From the start of the plan, retries included. */
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
+
+const FIRST_PAUSE_MS = 1_000;
+const LAST_PAUSE_MS = 30_000;
+const TICK_MS = 100;
+
+interface Group {
+  plan: EntryPlan;
+  readonly devices: Device[];
+  lost: number;
+  keepalivesAnswered: number;
+  keepalivesSent: number;
+  timer: NodeJS.Timeout | undefined;
+}
+
+const groups = new Map<string, Group>();
+
+function groupOf(name: string): Group {
+  const group = groups.get(name);
+  if (group === undefined) throw new RangeError(`no group ${name}`);
+  return group;
+}
+
+function newGroup(plan: EntryPlan): Group {
+  const group = { plan, devices: [], lost: 0, keepalivesAnswered: 0, keepalivesSent: 0, timer: undefined };
+  groups.set(plan.group, group);
+  return group;
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+function count(counts: Record<string, number>, key: string): void {
+  counts[key] = (counts[key] ?? 0) + 1;
+}
+
+async function enterAll(group: Group, devices: readonly Device[]): Promise<EntryTally> {
+  const { atOnce, retry } = group.plan;
+  const refusals: Record<string, number> = {};
+  const failures: Record<string, number> = {};
+  const enteredMs: number[] = [];
+  let mostRefusals = 0;
+  let next = 0;
+  const startedMs = performance.now();
+  const enter = async (device: Device): Promise<void> => {
+    let refused = 0;
+    for (let attempt = 0; ; attempt++) {
+      const entry = await device.enter();
+      if (entry.status === 'in') {
+        enteredMs.push(performance.now() - startedMs);
+        break;
+      }
+      const grown = Math.min(LAST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** Math.min(attempt, 10)) * (0.5 + 0.5 * Math.random());
+      let waitMs = grown;
+      if (entry.status === 'refused') {
+        count(refusals, String(entry.httpStatus));
+        refused++;
+        // Those who were told the same moment do not come back in the same moment.
+        if (entry.retryAfterMs !== undefined) waitMs = entry.retryAfterMs + Math.random() * FIRST_PAUSE_MS;
+      } else count(failures, entry.cause);
+      if (!retry) break;
+      await pause(waitMs);
+    }
+    mostRefusals = Math.max(mostRefusals, refused);
+  };
+  const lane = async (): Promise<void> => {
+    for (let device = devices[next++]; device !== undefined; device = devices[next++]) await enter(device);
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, devices.length) }, lane));
+  const sorted = Float64Array.from(enteredMs).sort();
+  return {
+    entered: enteredMs.length,
+    refusals,
+    mostRefusals,
+    failures,
+    elapsedMs: performance.now() - startedMs,
+    p50Ms: percentile(sorted, 0.5),
+    p99Ms: percentile(sorted, 0.99),
+  };
+}
+
+/** Adds devices to a group; resolves when all are in, or have been refused where `retry` is off. */
+async function enter(plan: EntryPlan): Promise<EntryTally> {
+  const group = groups.get(plan.group) ?? newGroup(plan);
+  group.plan = plan;
+  const template = new AnswerTemplate(plan.answerBytes);
+  const devices = plan.devices.map((identity, i) => {
+    const options: DeviceOptions = {
+      dialect: plan.dialect,
+      port: plan.ports[i % plan.ports.length] as number,
+      localAddress: plan.localAddress,
+      template,
+      onLost: () => {
+        group.lost++;
+      },
+      onKeepaliveAnswered: () => {
+        group.keepalivesAnswered++;
+      },
+    };
+    return new Device(identity, options);
+  });
+  group.devices.push(...devices);
+  return await enterAll(group, devices);
+}
+
+/** Cuts all devices of a group off at once. */
+function cut(name: string): void {
+  const group = groupOf(name);
+  clearInterval(group.timer);
+  for (const device of group.devices) device.cut();
+}
+
+/** Lets the devices of a group come back that were cut off. */
+async function comeBack(name: string): Promise<EntryTally> {
+  const group = groupOf(name);
+  return await enterAll(group, group.devices);
+}
+
+function forget(name: string): void {
+  cut(name);
+  groups.delete(name);
+}
+
+/** Each device sends one keepalive; resolves with the number of answers, all of them unless 30 s were not enough. */
+async function keepaliveOnce(name: string): Promise<number> {
+  const group = groupOf(name);
+  group.keepalivesAnswered = 0;
+  for (const device of group.devices) device.keepalive();
+  const endMs = performance.now() + 30_000;
+  while (group.keepalivesAnswered < group.devices.length && performance.now() < endMs) await pause(TICK_MS);
+  return group.keepalivesAnswered;
+}
+
+/** Each device sends a keepalive every `intervalMs`, evenly spread, until `cut`. */
+function keepaliveEvery({ group: name, intervalMs }: { readonly group: string; readonly intervalMs: number }): void {
+  const group = groupOf(name);
+  clearInterval(group.timer);
+  const startedMs = performance.now();
+  let sent = 0;
+  group.timer = setInterval(() => {
+    const due = Math.floor(((performance.now() - startedMs) / intervalMs) * group.devices.length);
+    for (; sent < due; sent++) group.devices[sent % group.devices.length]?.keepalive();
+    group.keepalivesSent = sent;
+  }, TICK_MS);
+}
+
+function counts(name: string): { in: number; lost: number; keepalivesSent: number; keepalivesAnswered: number } {
+  const { devices, lost, keepalivesSent, keepalivesAnswered } = groupOf(name);
+  return { in: devices.filter((device) => device.isIn).length, lost, keepalivesSent, keepalivesAnswered };
+}
+
+const verbs = { enter, cut, comeBack, forget, keepaliveOnce, keepaliveEvery, counts };
+export type DevicesVerbs = typeof verbs;
+
+answerAs(verbs);
