@@ -36,6 +36,8 @@ export interface ProvisioningChange {
   readonly type?: string;
   readonly tags?: readonly string[];
   readonly enabled?: boolean;
+  /** Changes nothing (`changed`) if the device is no longer at this revision. */
+  readonly ifRevision?: number;
 }
 
 /** Provisioning joined with what the registry row says about the session. */
@@ -67,7 +69,7 @@ export interface DeviceStore {
   put(
     code: DeviceCode,
     change: ProvisioningChange,
-  ): Promise<{ readonly status: 'created' | 'updated' | 'secret_required'; readonly revision: number }>;
+  ): Promise<{ readonly status: 'created' | 'updated' | 'secret_required' | 'changed'; readonly revision: number }>;
   /** False if it was not there. The epoch stays for 30 days (I2). */
   remove(code: DeviceCode): Promise<boolean>;
   /** Everything an edge needs to verify, in one read; undefined if not provisioned. */

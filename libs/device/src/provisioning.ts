@@ -46,6 +46,11 @@ export function checkChange({ profile, type, tags, secret, nextSecret }: Provisi
   }
 }
 
+/** Did the device change since the caller read it? */
+export function isOutdated(stored: Provisioning | undefined, { ifRevision }: ProvisioningChange): boolean {
+  return ifRevision !== undefined && stored?.revision !== ifRevision;
+}
+
 function refuse(what: string, text: string): never {
   const shown = JSON.stringify(text.slice(0, 80));
   throw new BrokerError(

@@ -128,10 +128,13 @@ export async function connected(connection: RedisConnection, deadlineMs: number)
   await untilReady(connection, performance.now() + deadlineMs);
 }
 
+/** Ended by their owner: their end is no news. */
+const leaving = new WeakSet<RedisConnection>();
 const dropped = new WeakSet<RedisConnection>();
 
 /** Waits a moment for answers under way, then cuts. Idempotent; never rejects. */
 export async function closeConnection(connection: RedisConnection): Promise<void> {
+  leaving.add(connection);
   if (connection.status === 'ready') await settled(connection.quit(), QUIT_DEADLINE_MS);
   await dropConnection(connection);
 }
@@ -141,6 +144,7 @@ export async function dropConnection(connection: RedisConnection): Promise<void>
   // A Cluster that has not dialled its first server yet would never say that it has ended.
   if (isCluster(connection) && connection.nodes().length === 0) await new Promise(setImmediate);
   if (connection.status === 'end' || dropped.has(connection)) return;
+  leaving.add(connection);
   // The status cannot tell: a Cluster goes back from `end` to `close` when its servers end after it.
   dropped.add(connection);
   const ended = new Promise<void>((resolve) => connection.once('end', () => resolve()));
@@ -233,7 +237,9 @@ function openServer(
   });
   redis.on('error', (error: unknown) => report('redis.error', { error }));
   redis.on('ready', () => report('redis.ready'));
-  redis.on('close', () => report('redis.closed'));
+  redis.on('close', () => {
+    if (!leaving.has(redis)) report('redis.closed');
+  });
   return redis;
 }
 
@@ -268,7 +274,9 @@ function openCluster(
   cluster.on('error', (error: unknown) => report('redis.error', { error }));
   cluster.on('node error', (error: unknown, node: unknown) => report('redis.error', { error, node }));
   cluster.on('ready', () => report('redis.ready'));
-  cluster.on('close', () => report('redis.closed'));
+  cluster.on('close', () => {
+    if (!leaving.has(cluster)) report('redis.closed');
+  });
   // Servers are dialled lazily, and while one is being dialled commands to it fail; so dial as soon as it is known.
   cluster.on('+node', (node: Redis) => {
     if (node.status === 'wait') node.connect().catch(() => undefined);

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Broker, type BrokerOptions } from '@lapi-broker/fixture';
 import { closeDevices } from './device.ts';
 import { closeReaders } from './event-reader.ts';
+import { closeSockets } from './platform-socket.ts';
 
 /** No subscription of its own, so that every call on the wire is one of the test; called as early as a profile allows. */
 const QUIET = { subscription: 'off', firstRequestDelayMs: 1_000 };
@@ -46,6 +47,7 @@ export async function startSetting(options: BrokerOptions = {}): Promise<Setting
       broker,
       async stop() {
         closeReaders();
+        closeSockets();
         closeDevices();
         remove();
         await broker.stop();

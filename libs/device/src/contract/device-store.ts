@@ -162,6 +162,21 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
       expect((await store.get(code))?.hasNextSecret).toBe(false);
     });
 
+    test('a change for a revision that is no longer there changes nothing', async () => {
+      const code = newCode();
+      const first = await store.put(code, { secret: SECRET });
+      const second = await store.put(code, { nextSecret: NEXT });
+      const outdated = await store.put(code, { nextSecret: SECRET, ifRevision: first.revision });
+      expect(outdated.status).toBe('changed');
+      const promoted = await store.put(code, {
+        secret: NEXT,
+        nextSecret: null,
+        ifRevision: second.revision,
+      });
+      expect(promoted.status).toBe('updated');
+      expect((await store.put(newCode(), { ifRevision: 7 })).status).toBe('changed');
+    });
+
     test('credentials never pair a secret with the revision of another, whatever is written meanwhile', async () => {
       const code = newCode();
       await store.put(code, { secret: Uint8Array.from([1]) });

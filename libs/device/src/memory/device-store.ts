@@ -11,7 +11,7 @@ import type {
   ProvisioningChange,
   SealedSecrets,
 } from '../device-store.ts';
-import { byCode, checkChange, checkLimit, isAsked, settingsAfter } from '../provisioning.ts';
+import { byCode, checkChange, checkLimit, isAsked, isOutdated, settingsAfter } from '../provisioning.ts';
 
 /** What the owner registry knows about a device. */
 export interface DeviceSession {
@@ -46,6 +46,7 @@ export class MemoryDeviceStore implements DeviceStore {
   async put(code: DeviceCode, change: ProvisioningChange): ReturnType<DeviceStore['put']> {
     checkChange(change);
     const stored = this.#entries.get(code);
+    if (isOutdated(stored?.provisioning, change)) return { status: 'changed', revision: 0 };
     const settings = settingsAfter(stored?.provisioning, change);
     if (settings === undefined) return { status: 'secret_required', revision: 0 };
     const nowMs = Math.floor(this.#nowMs());

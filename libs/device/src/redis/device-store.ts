@@ -12,7 +12,7 @@ import type {
   Provisioning,
   ProvisioningChange,
 } from '../device-store.ts';
-import { byCode, checkChange, checkLimit, isAsked, type Settings, settingsAfter } from '../provisioning.ts';
+import { byCode, checkChange, checkLimit, isAsked, isOutdated, type Settings, settingsAfter } from '../provisioning.ts';
 
 const PUT = new URL('./put.lua', import.meta.url);
 const REMOVE = new URL('./remove.lua', import.meta.url);
@@ -42,6 +42,7 @@ export class RedisDeviceStore implements DeviceStore {
     checkChange(change);
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const stored = await this.#provisioning(code);
+      if (isOutdated(stored, change)) return { status: 'changed', revision: 0 };
       const settings = settingsAfter(stored, change);
       if (settings === undefined) return { status: 'secret_required', revision: 0 };
       const revision = await this.#write(code, stored, settings, change);

@@ -52,6 +52,7 @@ export class EventFeed implements Part {
   /** By their shards; entries leave with their last subscriber. */
   readonly #sets = new Map<string, ShardSet>();
   readonly #touched: Subscriber[] = [];
+  #flushing: boolean = false;
   #state: 'serving' | 'draining' | 'stopped' = 'serving';
   #sweepTimer: NodeJS.Timeout | undefined;
   #emptySinceMs: number | undefined;
@@ -65,7 +66,7 @@ export class EventFeed implements Part {
           if (subscriber.offer(event, previous)) this.#touched.push(subscriber);
         });
       },
-      onBatchEnd: () => this.#flushTouched(),
+      onBatchEnd: () => this.#flushSoon(),
       onMissed: (shard, from, to, count) => this.#forShard(shard, (each) => each.missed(shard, from, to, count)),
       onRewound: (shard, from, to) => this.#forShard(shard, (each) => each.rewound(shard, from, to)),
     });
@@ -141,8 +142,15 @@ export class EventFeed implements Part {
     if (set.users === 0) this.#sets.delete(set.key);
   }
 
+  /** Not at once: one reply of the store brings batches of several shards in one tick, and they leave in one write per subscriber. */
+  #flushSoon(): void {
+    if (this.#flushing || this.#touched.length === 0) return;
+    this.#flushing = true;
+    queueMicrotask(() => this.#flushTouched());
+  }
+
   #flushTouched(): void {
-    if (this.#touched.length === 0) return;
+    this.#flushing = false;
     const nowMs = this.#commons.clock.monotonicMs();
     // Nobody is touched by a flush, so the list does not grow meanwhile.
     for (const subscriber of this.#touched) if (!subscriber.closed) subscriber.flush(nowMs);

@@ -104,6 +104,9 @@ export class Subscriber {
     if (this.#catchUp !== undefined) return false; // It reads this event itself.
     if (this.#ahead !== undefined && this.#isKnown(event)) return false;
     if (!this.filter.matches(event.record)) return false;
+    // What this tick has brought so far may be all that fills it.
+    if (!this.#hasRoom(event) && this.#unflushed) this.flush(this.#commons.clock.monotonicMs());
+    if (this.closed) return false;
     if (!this.#hasRoom(event)) {
       this.#fallBehind(event.shard, previous);
       return false;

@@ -3,7 +3,7 @@
 import { Queue, QueueEvents } from 'bullmq';
 import { answerAs } from '../worker/verbs.ts';
 import type { LoopCommandPlan } from './bare-command-main.ts';
-import { type BullCall, queueOf } from './bullmq-edge-main.ts';
+import { type BullCall, queueOf } from './bullmq-queue.ts';
 import { openHttpFront } from './http-front.ts';
 
 const TIMEOUT_MS = 10_000;

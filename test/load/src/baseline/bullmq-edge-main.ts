@@ -3,19 +3,11 @@
 import { Worker } from 'bullmq';
 import { answerAs } from '../worker/verbs.ts';
 import type { LoopEdgePlan } from './bare-edge-main.ts';
+import { type BullCall, queueOf } from './bullmq-queue.ts';
 import { openDeviceSockets } from './device-sockets.ts';
 
 /** Calls of one edge at once. */
 const CONCURRENCY = 256;
-
-export interface BullCall {
-  readonly code: string;
-  readonly url: string;
-}
-
-export function queueOf(edge: number): string {
-  return `edge-${edge}`;
-}
 
 async function start({ redisPort, edge }: LoopEdgePlan): Promise<number> {
   const sockets = await openDeviceSockets();

@@ -4,7 +4,7 @@
 import { Server } from 'socket.io';
 import { answerAs } from '../worker/verbs.ts';
 import { openHttpFront } from './http-front.ts';
-import { sharded } from './socketio-edge-main.ts';
+import { sharded } from './socketio-adapter.ts';
 
 const TIMEOUT_MS = 10_000;
 

@@ -2,20 +2,12 @@
  *  sharded adapter ties it to the others; without one it stands alone. */
 
 import { createServer } from 'node:http';
-import { createShardedAdapter } from '@socket.io/redis-adapter';
-import { Redis } from 'ioredis';
 import { Server } from 'socket.io';
 import { answerAs } from '../worker/verbs.ts';
+import { sharded } from './socketio-adapter.ts';
 
 export interface SocketIoEdgePlan {
   readonly redisPort: number | undefined;
-}
-
-export function sharded(redisPort: number): ReturnType<typeof createShardedAdapter> {
-  return createShardedAdapter(
-    new Redis({ port: redisPort, host: '127.0.0.1' }),
-    new Redis({ port: redisPort, host: '127.0.0.1' }),
-  );
 }
 
 async function start({ redisPort }: SocketIoEdgePlan): Promise<number> {

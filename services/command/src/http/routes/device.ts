@@ -254,8 +254,12 @@ export const promoteSecret = operation({
     if (credentials === undefined) return unknown(code);
     const { next } = credentials.secrets;
     if (next === undefined) return problem('conflict', 'the device has no next secret; put `nextSecret` first');
-    const { status, revision } = await broker.devices.put(code, { secret: next, nextSecret: null });
-    if (status !== 'updated') return unknown(code);
+    const { status, revision } = await broker.devices.put(code, {
+      secret: next,
+      nextSecret: null,
+      ifRevision: credentials.revision,
+    });
+    if (status !== 'updated') return problem('conflict', 'the device was changed at the same time; try again');
     await tellOwner({ type: 'provisioning_changed', code }, broker);
     return json(200, { code, status, revision });
   },
