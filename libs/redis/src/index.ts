@@ -23,5 +23,6 @@ export { guarded, hasMoved, notDone, toBrokerError } from './guard.ts';
 export { createKeyspace, DEFAULT_PREFIX, DEFAULT_SHARDS, type Keyspace } from './keyspace.ts';
 export { checkMeta } from './meta.ts';
 export { RedisClock } from './redis-clock.ts';
+export { ReplicaBarrier } from './replica-barrier.ts';
 export { createScript, type Script, type ScriptArgument, type ScriptOptions } from './script.ts';
 export { addressesOf, parseRedisUrl, type RedisAddress, type RedisTopology } from './url.ts';

@@ -42,6 +42,12 @@ export const EdgeSettings = z.object({
     .string()
     .default('redis://127.0.0.1:6379')
     .describe('redis://host:port, rediss://…, redis+sentinel://host:port,…/name or redis+cluster://host:port,….'),
+  LAPI_CONFIRM_CLAIMS: z
+    .enum(['auto', 'off'])
+    .default('auto')
+    .describe(
+      'auto: where Redis has replicas (Sentinel, Cluster), a registration counts once a replica has it, else 503; off: a failover may forget the last ones.',
+    ),
   LAPI_KEY_PREFIX: z
     .string()
     .regex(/^[a-z0-9-]{1,32}$/)

@@ -11,8 +11,10 @@ import {
   closeConnection,
   createKeyspace,
   openConnection,
+  parseRedisUrl,
   RedisClock,
   type RedisConnection,
+  ReplicaBarrier,
   ready,
 } from '@lapi-broker/redis';
 import { type NodeLoad, RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
@@ -54,11 +56,17 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
 
   const url = config.REDIS_URL;
   const state = openConnection({ url, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  // Apart from the leases, because WAIT holds up what is behind it (I2).
+  const claims = openConnection({ url, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  const barrier = new ReplicaBarrier(
+    claims,
+    config.LAPI_CONFIRM_CLAIMS === 'auto' && parseRedisUrl(url).kind !== 'standalone',
+  );
   // Apart from the leases, so that megabytes of pictures never delay a renewal.
   const eventState = openConnection({ url, commandTimeoutMs: EVENT_TIMEOUT_MS }, 'state', onEvent);
   const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
   const redisClock = new RedisClock(monotonicMs);
-  const registry = new RedisOwnerRegistry(state, keyspace, { streamMaxLength: config.LAPI_STREAM_MAX_LENGTH });
+  const registry = new RedisOwnerRegistry(claims, keyspace, { streamMaxLength: config.LAPI_STREAM_MAX_LENGTH });
   const directory = new RedisNodeDirectory(state, keyspace);
   const pubsub = new RedisPubSub({ state, onEvent });
   const stream = new RedisEventStream({
@@ -170,6 +178,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       capacity: MAX_REMEMBERED_FAILURES,
     }),
     registry,
+    claimConfirmed: (code) => barrier.confirm(keyspace.device(code)),
     ownership,
     sessions,
     maxSessions: config.LAPI_MAX_SESSIONS,
@@ -220,8 +229,8 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
 
   const parts: readonly Part[] = [
     probes,
-    connectionPart('store', [state, eventState], async () => {
-      await Promise.all([ready(state, CONNECT_DEADLINE_MS), ready(eventState, CONNECT_DEADLINE_MS)]);
+    connectionPart('store', [state, claims, eventState], async () => {
+      await Promise.all([state, claims, eventState].map((connection) => ready(connection, CONNECT_DEADLINE_MS)));
       await checkMeta(state, keyspace);
     }),
     { name: 'stream', stop: () => stream.stop() },

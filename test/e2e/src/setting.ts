@@ -21,6 +21,10 @@ const PROFILES: Readonly<Record<string, unknown>> = {
   narrow: { ...QUIET, inflight: 1, waiting: 1 },
   /** One call at a time, a few more may wait. */
   single: { ...QUIET, inflight: 1, waiting: 8 },
+  /** What the first message of a session may be (protocol A2, A5, A6). */
+  ackless: { ...QUIET, registerAck: 'none' },
+  resignless: { ...QUIET, resign: 'none' },
+  resignCnonce: { ...QUIET, resign: 'cnonce' },
   immediate: { ...QUIET, ackMode: 'immediate' },
   /** The shortest subscription. */
   subscribed: { subscription: { body: { Duration: 30, Type: 0 } }, firstRequestDelayMs: 1_000 },

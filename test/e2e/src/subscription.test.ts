@@ -79,7 +79,7 @@ describe.concurrent('L27', () => {
     expect(await untilState(device, 'active')).toEqual({
       state: 'active',
       supportType: 16_417,
-      terminationTime: '2025-01-01T00:00:20.000Z',
+      terminationTime: GRANTED.TerminationTime,
     });
     const renewed = await device.untilCalled(`${SUBSCRIPTION}/249`, 1, 15_000);
     expect(renewed).toMatchObject({ method: 'PUT', data: { Duration: 30 } });

@@ -65,6 +65,8 @@ export function registerQuery(
 export class Wire {
   readonly frames: Frame[] = [];
   closed = false;
+  /** All that came, HTTP and WebSocket. */
+  receivedBytes = 0;
   /** Payload of the close frame from the broker: code, or undefined. */
   closeCode: number | undefined;
   /** Sees each frame as it comes; true = taken, it is not kept in `frames`. */
@@ -76,6 +78,7 @@ export class Wire {
   private constructor(socket: Socket) {
     this.socket = socket;
     socket.on('data', (bytes) => {
+      this.receivedBytes += bytes.length;
       this.buffer = Buffer.concat([this.buffer, bytes]);
       if (this.upgraded) this.parseFrames();
     });

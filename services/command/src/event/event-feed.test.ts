@@ -32,6 +32,8 @@ class FaultyStream implements EventStream {
   reads = 0;
   tails = 0;
   rewind: ((shard: number, to: EntryId) => void) | undefined;
+  /** What the end of a tail waits for. */
+  closes: Promise<void> = Promise.resolve();
 
   constructor(inner: EventStream) {
     this.#inner = inner;
@@ -54,14 +56,20 @@ class FaultyStream implements EventStream {
     return this.away ? await unavailable() : this.boundsOf(shard, await this.#inner.bounds(shard));
   }
 
-  tail(...[from, onEntries, onRewound]: Parameters<EventStream['tail']>): ReturnType<EventStream['tail']> {
-    if (this.away) return unavailable();
+  async tail(...[from, onEntries, onRewound]: Parameters<EventStream['tail']>): ReturnType<EventStream['tail']> {
+    if (this.away) await unavailable();
     this.tails += 1;
     this.rewind = onRewound;
-    return this.#inner.tail(from, (shard, entries) => {
+    const tail = await this.#inner.tail(from, (shard, entries) => {
       const kept = entries.filter((entry) => !this.loses(entry));
       if (kept.length > 0) onEntries(shard, kept);
     });
+    return {
+      close: async () => {
+        await this.closes;
+        await tail.close();
+      },
+    };
   }
 }
 
@@ -353,6 +361,49 @@ describe('live', () => {
     const { sink } = join({}, START);
     await until('what was stored meanwhile', () => sink.ids.length === 1);
     expect(sink.ids).toEqual([missed]);
+  });
+});
+
+describe('the tail', () => {
+  it('serves one who joins while it is being closed, each event once', async () => {
+    const { feed, append, join, stream, clock } = rig({ limits: { lingerMs: 10 } });
+    await feed.open();
+    let closed = (): void => undefined;
+    stream.closes = new Promise((resolve) => {
+      closed = resolve;
+    });
+    await until('closing', () => {
+      clock.ms += 20;
+      try {
+        join({}, NOW).subscription.close();
+        return false;
+      } catch {
+        return true;
+      }
+    });
+    const opening = feed.open();
+    closed();
+    await opening;
+    const { sink } = join({}, NOW);
+    const ids = [await append('cam-1'), await append('cam-2')];
+    await until('both', () => sink.ids.length >= 2);
+    await tick();
+    expect(new Set(sink.ids)).toEqual(new Set(ids));
+    expect(sink.ids).toHaveLength(2);
+  });
+
+  it('goes on after a reopening that failed at first', async () => {
+    const { feed, append, join, stream } = rig({ shards: 1 });
+    await feed.open();
+    const { sink } = join({}, NOW);
+    const first = await append('cam-1');
+    await until('the first', () => sink.ids.length === 1);
+    stream.away = true;
+    stream.rewind?.(0, first.slice(3));
+    await until('noticed', () => feed.storeAway);
+    const second = await append('cam-1');
+    stream.away = false;
+    await until('the second', () => sink.ids.includes(second));
   });
 });
 

@@ -5,7 +5,7 @@
  *  rewound; the tail then goes back a little and on from there, because what the store took since may lie before the old place (D9).
  *  Store away: the flow stops and goes on later from its own place; `storeAway` says so. `open` fails with `broker_unavailable`. */
 
-import type { EntryId, EventStream, StreamBounds, StreamEntry } from '@lapi-broker/bus';
+import type { EntryId, EventStream, StreamBounds, StreamEntry, Tail } from '@lapi-broker/bus';
 import type { Clock } from '@lapi-broker/runtime';
 import type { FeedLimits, FeedLog } from './feed-limits.ts';
 import { OutgoingEvent } from './outgoing-event.ts';
@@ -42,10 +42,6 @@ interface ShardTail {
   expected: { readonly last: Position; readonly added: number; readonly sinceMs: number } | undefined;
 }
 
-interface Follower {
-  close(): Promise<void>;
-}
-
 export class EventTail {
   readonly shards: number;
   readonly #stream: EventStream;
@@ -56,8 +52,9 @@ export class EventTail {
   readonly #tails: readonly ShardTail[];
   #state: 'closed' | 'open' = 'closed';
   #opening: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
   #reopening: Promise<void> | undefined;
-  #follower: Follower | undefined;
+  #follower: Tail | undefined;
   /** Callbacks and audits of an older follower are not ours any more. */
   #generation = 0;
   #auditTimer: NodeJS.Timeout | undefined;
@@ -105,6 +102,7 @@ export class EventTail {
 
   /** Resolves when the flow has begun, at the end of every shard. Idempotent. */
   async open(): Promise<void> {
+    await this.#closing;
     if (this.#state === 'open') return;
     this.#opening ??= this.#open().finally(() => {
       this.#opening = undefined;
@@ -114,14 +112,10 @@ export class EventTail {
 
   /** Idempotent. Never rejects. */
   async close(): Promise<void> {
-    await this.#opening?.catch(() => {}); // Whoever opened it has the error.
-    if (this.#state === 'closed') return;
-    this.#state = 'closed';
-    this.#generation += 1;
-    clearInterval(this.#auditTimer);
-    await this.#reopening;
-    await this.#closeFollower();
-    for (const tail of this.#tails) tail.recent.reset(tail.position);
+    this.#closing ??= this.#close().finally(() => {
+      this.#closing = undefined;
+    });
+    await this.#closing;
   }
 
   async #open(): Promise<void> {
@@ -135,17 +129,34 @@ export class EventTail {
       tail.expected = undefined;
     });
     this.#moves += 1;
-    await this.#follow();
-    this.#storeAway = false;
     this.#state = 'open';
+    try {
+      await this.#follow();
+    } catch (error) {
+      this.#state = 'closed';
+      throw error;
+    }
+    this.#storeAway = false;
     this.#auditTimer = setInterval(() => void this.#audit(), this.#limits.auditMs);
   }
 
-  async #follow(): Promise<void> {
+  async #close(): Promise<void> {
+    await this.#opening?.catch(() => {}); // Whoever opened it has the error.
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    this.#generation += 1;
+    clearInterval(this.#auditTimer);
+    await this.#reopening;
+    await this.#closeFollower();
+    for (const tail of this.#tails) tail.recent.reset(tail.position);
+  }
+
+  /** One follower at a time, from the places as they are. One that was overtaken while it was opened (rewound, closed) is let go. */
+  async #follow(): Promise<'following' | 'overtaken'> {
     this.#generation += 1;
     const generation = this.#generation;
     const from = new Map<number, EntryId>(this.#tails.map((tail, shard) => [shard, formatPosition(tail.position)]));
-    this.#follower = await this.#stream.tail(
+    const follower = await this.#stream.tail(
       from,
       (shard, entries) => {
         if (generation === this.#generation) this.#onEntries(shard, entries);
@@ -156,13 +167,23 @@ export class EventTail {
         if (generation === this.#generation) this.#rewind(shard, this.#of(shard), parsePosition(to));
       },
     );
+    if (generation === this.#generation) {
+      this.#follower = follower;
+      return 'following';
+    }
+    await this.#letGo(follower);
+    return 'overtaken';
   }
 
   async #closeFollower(): Promise<void> {
     const follower = this.#follower;
     this.#follower = undefined;
+    if (follower !== undefined) await this.#letGo(follower);
+  }
+
+  async #letGo(follower: Tail): Promise<void> {
     try {
-      await follower?.close();
+      await follower.close();
     } catch (error) {
       this.#log.warn({ err: error }, 'feed.tail_close_failed');
     }
@@ -179,8 +200,7 @@ export class EventTail {
     while (this.#state === 'open') {
       await this.#closeFollower();
       try {
-        await this.#follow();
-        return;
+        if ((await this.#follow()) === 'following') return;
       } catch (error) {
         this.#log.warn({ err: error }, 'feed.tail_reopen_failed');
         await new Promise((resolve) => setTimeout(resolve, this.#limits.retryMs));
@@ -212,11 +232,14 @@ export class EventTail {
   async #audit(): Promise<void> {
     if (this.#auditing) return; // A slow store; its deadline ends the audit under way.
     this.#auditing = true;
-    const answers = await Promise.all(this.#tails.map((_, shard) => this.#auditShard(shard)));
-    this.#auditing = false;
-    const away = answers.includes('away');
-    if (away !== this.#storeAway) this.#log.warn({ away }, 'feed.store_away_changed');
-    this.#storeAway = away;
+    try {
+      const answers = await Promise.all(this.#tails.map((_, shard) => this.#auditShard(shard)));
+      const away = answers.includes('away');
+      if (away !== this.#storeAway) this.#log.warn({ away }, 'feed.store_away_changed');
+      this.#storeAway = away;
+    } finally {
+      this.#auditing = false;
+    }
   }
 
   async #auditShard(shard: number): Promise<'seen' | 'away'> {

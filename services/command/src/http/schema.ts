@@ -63,6 +63,15 @@ export const DeviceChange = z
   .describe('Absent members keep what is stored.')
   .meta({ id: 'DeviceChange' });
 
+/** As the node of the session noted it (protocol U6). */
+export const SubscriptionView = z
+  .object({
+    state: z.enum(['none', 'active', 'retrying', 'unsupported']),
+    supportType: z.number().int().optional().describe('Bit mask of the device.'),
+    terminationTime: z.number().int().optional().describe("Unix seconds by the device's clock."),
+  })
+  .meta({ id: 'Subscription' });
+
 export const DeviceView = z
   .object({
     code: z.string(),
@@ -71,6 +80,9 @@ export const DeviceView = z
     epoch: z.number().int().optional().describe('Fencing number of the ownership.'),
     session: z.string().optional(),
     since: time.optional().describe('Begin of the session.'),
+    subscription: SubscriptionView.optional().describe(
+      'The event subscription that the broker keeps in the device; absent before its first answer.',
+    ),
     vendor: z.string().describe('As announced at the last registration; empty before the first.'),
     deviceType: z.string().describe('As announced at the last registration.'),
     address: z.string().describe('Remote address of the last registration.'),

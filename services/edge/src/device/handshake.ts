@@ -48,6 +48,8 @@ export interface HandshakeOptions {
   readonly admission: AdmissionBucket;
   readonly failures: FailureLog;
   readonly registry: OwnerRegistry;
+  /** Would the claim just made survive the loss of its Redis server (I2)? */
+  readonly claimConfirmed: (code: DeviceCode) => Promise<boolean>;
   readonly ownership: Ownership;
   readonly sessions: SessionTable;
   readonly maxSessions: number;
@@ -302,6 +304,11 @@ export class Handshake {
       }
       switch (claim.status) {
         case 'claimed':
+          if (!(await this.options.claimConfirmed(query.code))) {
+            void ownership.releaseClaim({ code: query.code, node, epoch: claim.epoch, reason: 'closed' });
+            this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
+            return;
+          }
           this.welcome(request, query, upgrade, { verified, profile, claim, session, node });
           return;
         case 'stale_provisioning':

@@ -60,8 +60,8 @@ export function encodeCall(id: number, code: string, url: string): Buffer {
   frame.writeUInt32BE(bytes, 0);
   frame.writeDoubleBE(id, 4);
   frame[12] = code.length;
-  frame.write(code, 13, "latin1");
-  frame.write(url, 13 + code.length, "latin1");
+  frame.write(code, 13, 'latin1');
+  frame.write(url, 13 + code.length, 'latin1');
   return frame;
 }
 
@@ -69,8 +69,8 @@ export function decodeCall(frame: Buffer): { readonly id: number; readonly code:
   const codeEnd = 9 + (frame[8] as number);
   return {
     id: frame.readDoubleBE(0),
-    code: frame.toString("latin1", 9, codeEnd),
-    url: frame.toString("latin1", codeEnd),
+    code: frame.toString('latin1', 9, codeEnd),
+    url: frame.toString('latin1', codeEnd),
   };
 }
 

@@ -2,8 +2,8 @@
 /** The floor of a registration: a GET that gets a nonce, a second one whose HMAC is verified, then the WebSocket. On bare uWebSockets.js, with
  *  all secrets in memory; no store, no bound, no log, and a nonce that may be used twice. */
 
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { App, DISABLED, LIBUS_LISTEN_EXCLUSIVE_PORT, us_socket_local_port } from 'uWebSockets.js';
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { answerAs } from '../worker/verbs.ts';
 
 export interface BareRegisterPlan {

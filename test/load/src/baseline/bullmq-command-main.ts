@@ -7,6 +7,8 @@ import { type BullCall, queueOf } from './bullmq-queue.ts';
 import { openHttpFront } from './http-front.ts';
 
 const TIMEOUT_MS = 10_000;
+/** A job that is removed at once may be gone before its caller listens for its end, and then counts as failed. */
+const KEPT_JOBS = 1_000;
 
 async function start({ redisPort, edges }: LoopCommandPlan): Promise<number> {
   const connection = { host: '127.0.0.1', port: redisPort };
@@ -14,10 +16,11 @@ async function start({ redisPort, edges }: LoopCommandPlan): Promise<number> {
   for (const edge of new Set(edges.values())) {
     const queue = new Queue<BullCall, string>(queueOf(edge), {
       connection,
-      defaultJobOptions: { attempts: 1, removeOnComplete: true, removeOnFail: true },
+      defaultJobOptions: { attempts: 1, removeOnComplete: KEPT_JOBS, removeOnFail: KEPT_JOBS },
     });
     const events = new QueueEvents(queueOf(edge), { connection });
-    // Each call in progress listens here.
+    // Each call in progress listens to both.
+    queue.setMaxListeners(0);
     events.setMaxListeners(0);
     await Promise.all([queue.waitUntilReady(), events.waitUntilReady()]);
     routes.set(edge, { queue, events });

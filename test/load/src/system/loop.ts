@@ -18,11 +18,7 @@ export interface LoopSystem extends Metered {
 }
 
 /** `bare` and `bullmq` are told which edge has which device: those at even places the first of two, and so on. */
-export async function startLoop(
-  kind: 'bare' | 'bullmq',
-  edges: number,
-  codes: readonly string[],
-): Promise<LoopSystem> {
+export async function startLoop(kind: 'bare' | 'bullmq', edges: number, codes: readonly string[]): Promise<LoopSystem> {
   const redis = await startRedis();
   const edgeWorkers: Worker<LoopEdgeVerbs>[] = [];
   const edgePorts: number[] = [];

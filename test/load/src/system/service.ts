@@ -61,7 +61,7 @@ export class LapiSystem implements Metered {
     try {
       await writeFile(
         system.profilesFile,
-        JSON.stringify({ plain: { subscription: 'off', firstRequestDelayMs: 1_000, inflight: 32 } }),
+        JSON.stringify({ plain: { subscription: 'off', firstRequestDelayMs: 1_000 } }),
       );
       for (let i = 0; i < options.edges; i++) await system.addEdge();
       for (let i = 0; i < options.commands; i++) await system.addCommand();
@@ -171,7 +171,9 @@ export class LapiSystem implements Metered {
   ): Promise<ServiceProcess> {
     const probePort = await freePort();
     const profiling =
-      profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`, `--cpu-prof-name=${name}.cpuprofile`];
+      profileDir === undefined
+        ? []
+        : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`, `--cpu-prof-name=${name}.cpuprofile`];
     const running = await startProcess({
       name,
       args: [...profiling, `${root}services/${service}/dist/main.js`],

@@ -10,9 +10,7 @@ export interface Question {
   readonly argument: unknown;
 }
 
-export type Reply =
-  | { readonly id: number; readonly result: unknown }
-  | { readonly id: number; readonly error: string };
+export type Reply = { readonly id: number; readonly result: unknown } | { readonly id: number; readonly error: string };
 
 export function answerAs<V extends Verbs>(verbs: V): void {
   process.on('message', (message) => void answer(verbs, message as Question));

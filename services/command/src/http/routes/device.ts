@@ -16,7 +16,7 @@ import type { Broker } from '../broker.ts';
 import { decodeListCursor, encodeListCursor } from '../cursor.ts';
 import { type Answer, invalid, json, operation, problem } from '../operation.ts';
 import type { Fault } from '../problem.ts';
-import { DeviceChange, DeviceList, DeviceListQuery, DevicePath, DeviceView, Provisioned } from '../schema.ts';
+import { DeviceChange, DeviceList, DeviceListQuery, DevicePath, DeviceView, Provisioned, SubscriptionView } from '../schema.ts';
 
 const EXAMPLE_DEVICE = {
   code: '210235TEST0000000001',
@@ -25,6 +25,7 @@ const EXAMPLE_DEVICE = {
   epoch: 1735689600123456,
   session: 'V1StGXR8_Z5jdHi6B-myT',
   since: '2025-01-01T00:00:00.123Z',
+  subscription: { state: 'active', supportType: 16_417, terminationTime: 1_735_690_200 },
   vendor: 'Uniview',
   deviceType: 'NVR',
   address: '192.0.2.17',
@@ -112,7 +113,13 @@ function toView(row: DeviceRow, broker: Broker): View {
   const { owner, lastOffline } = row;
   const online = owner !== undefined && broker.nodes.liveness(owner.node) === 'alive';
   const session = online
-    ? { node: owner.node, epoch: owner.epoch, session: owner.session, since: iso(owner.sinceMs) }
+    ? {
+        node: owner.node,
+        epoch: owner.epoch,
+        session: owner.session,
+        since: iso(owner.sinceMs),
+        ...subscriptionOf(row.subscription),
+      }
     : undefined;
   return {
     code: row.code,
@@ -131,6 +138,13 @@ function toView(row: DeviceRow, broker: Broker): View {
     createdAt: iso(row.createdAtMs),
     updatedAt: iso(row.updatedAtMs),
   };
+}
+
+/** A note that a newer edge wrote in another form is left out rather than shown half. */
+function subscriptionOf(note: string): Pick<View, 'subscription'> {
+  if (note === '') return {};
+  const { success, data } = SubscriptionView.safeParse(JSON.parse(note));
+  return success ? { subscription: data } : {};
 }
 
 export const readDevice = operation({

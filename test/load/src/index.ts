@@ -1,0 +1,3 @@
+/** The measurements, for those who run them from code. */
+
+export { type CommandOptions, measureCommand } from './measurement/command.ts';
