@@ -1,7 +1,6 @@
 /** The event subscription that the broker keeps in each device (protocol §10): L27. */
 
-import type { Broker } from '@lapi-broker/fixture';
-import { waitFor } from '@lapi-broker/fixture';
+import { type Broker, waitFor } from '@lapi-broker/fixture';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { alarm, DEVICE_INFO, Device, type ReceivedCall, type Respond, SUBSCRIPTION } from './device.ts';
 import { type Setting, startSetting, staysTrue } from './setting.ts';
@@ -37,14 +36,14 @@ const afterMs = (device: Device, call: ReceivedCall | undefined): number =>
 const kinds = (device: Device): string[] =>
   device.calls.map(({ method, url }) => `${method} ${url.slice(SUBSCRIPTION.length)}`.trim());
 
-async function untilState(device: Device, state: string): Promise<Record<string, unknown>> {
+async function untilState(device: Device, state: string, deadlineMs = 10_000): Promise<Record<string, unknown>> {
   return await waitFor(
     async () => {
       const { subscription } = (await broker.api(`/v1/devices/${device.code}`)).json();
       const view = subscription as Record<string, unknown> | undefined;
       return view?.state === state ? view : undefined;
     },
-    { deadlineMs: 10_000, what: `subscription ${state}` },
+    { deadlineMs, what: `subscription ${state}` },
   );
 }
 
@@ -149,7 +148,7 @@ describe.concurrent('L27', () => {
     const device = await subscribing(({ url }) => (url === SUBSCRIPTION ? undefined : { Data: {} }));
     await device.untilCalled(SUBSCRIPTION);
     expect((await broker.api(`/v1/devices/${device.code}${DEVICE_INFO}`)).status).toBe(200);
-    await waitFor(async () => (await untilState(device, 'retrying')).state, { deadlineMs: 12_000, what: 'the retry' });
+    await untilState(device, 'retrying', 12_000);
     expect(device.wire.closed).toBe(false);
   });
 

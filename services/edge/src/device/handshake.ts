@@ -318,7 +318,7 @@ export class Handshake {
           this.fail(request, answer, 'nonce_reused', query.code);
           return;
         case 'held_down':
-          this.limit(request, answer, 'hold_down', Math.ceil(claim.retryAfterMs / 1_000));
+          this.limit(request, answer, 'hold_down', RETRY_LIMITED_S);
           return;
         case 'late':
           this.options.log.warn(

@@ -66,7 +66,7 @@ export class Ownership implements Part {
   private timer: NodeJS.Timeout | undefined;
   private beating = false;
   private checking: Promise<void> | undefined;
-  private checkAgain = false;
+  private checkDue = false;
 
   constructor(options: OwnershipOptions) {
     this.options = options;
@@ -171,18 +171,12 @@ export class Ownership implements Part {
     if (gone) await this.release(session, session.reason ?? 'closed');
   }
 
-  /** After a gap in the inbox: what was claimed elsewhere is closed, what belongs to an earlier incarnation is claimed again. */
+  /** After a gap in the inbox: what was claimed elsewhere is closed, what belongs to an earlier incarnation is claimed again. A check that
+   *  is asked for while one runs follows it; one that failed is repeated by the beat, once the lease is confirmed again. */
   checkSessions(): Promise<void> {
-    if (this.checking !== undefined) {
-      this.checkAgain = true;
-      return this.checking;
-    }
-    this.checking = this.checkAll().finally(() => {
+    this.checkDue = true;
+    this.checking ??= this.checkWhileDue().finally(() => {
       this.checking = undefined;
-      if (this.checkAgain && this.state === 'held') {
-        this.checkAgain = false;
-        void this.checkSessions();
-      }
     });
     return this.checking;
   }
@@ -194,10 +188,10 @@ export class Ownership implements Part {
 
   private async join(): Promise<void> {
     const { directory, clock, redisClock, address, version } = this.options;
-    const sentMs = clock.monotonicMs();
     this.state = 'joining';
     // The inbox first: whoever finds this incarnation in a row must be able to reach it.
     await this.options.listenAs(this.current);
+    const sentMs = clock.monotonicMs();
     const joined = await directory.join(
       { node: this.current, address: address(), version, startedAtMs: this.startedAtMs },
       LEASE_MS,
@@ -215,6 +209,8 @@ export class Ownership implements Part {
     try {
       if (this.state === 'held') await this.renew();
       if (this.state === 'lapsed' || this.state === 'joining') await this.rejoin();
+      // Not awaited: with many sessions it takes longer than a beat, and the lease must be renewed meanwhile.
+      if (this.checkDue) void this.checkSessions();
       await this.repeatReleases();
     } catch (error) {
       // Store away: the fence does the rest, the next beat tries again.
@@ -245,7 +241,7 @@ export class Ownership implements Part {
     // Only a lapsed incarnation is replaced; a join that failed half way is repeated as it was.
     if (this.state === 'lapsed') this.current = this.nextIncarnation();
     await this.join();
-    await this.checkSessions();
+    this.checkDue = true;
   }
 
   private async repeatReleases(): Promise<void> {
@@ -262,7 +258,18 @@ export class Ownership implements Part {
     }
   }
 
-  private async checkAll(): Promise<void> {
+  private async checkWhileDue(): Promise<void> {
+    while (this.checkDue && this.state === 'held') {
+      this.checkDue = false;
+      if (!(await this.checkAll())) {
+        this.checkDue = true;
+        return;
+      }
+    }
+  }
+
+  /** False if the store did not answer: the rest would fail the same way. */
+  private async checkAll(): Promise<boolean> {
     const { sessions, log } = this.options;
     const all = [...sessions.values()];
     for (let i = 0; i < all.length; i += RECLAIM_BATCH) {
@@ -271,13 +278,12 @@ export class Ownership implements Part {
       );
       const failed = results.find((result) => result.status === 'rejected');
       if (failed !== undefined) {
-        // The rest would fail the same way; the gap after the store's return starts this again.
-        this.checkAgain = true;
         log.warn({ err: failed.reason, checked: i, total: all.length }, 'sessions.check_failed');
-        return;
+        return false;
       }
     }
     if (all.length > 0) log.info({ sessions: all.length }, 'sessions.checked');
+    return true;
   }
 
   private async checkOne(session: Session): Promise<void> {

@@ -16,7 +16,15 @@ import type { Broker } from '../broker.ts';
 import { decodeListCursor, encodeListCursor } from '../cursor.ts';
 import { type Answer, invalid, json, operation, problem } from '../operation.ts';
 import type { Fault } from '../problem.ts';
-import { DeviceChange, DeviceList, DeviceListQuery, DevicePath, DeviceView, Provisioned, SubscriptionView } from '../schema.ts';
+import {
+  DeviceChange,
+  DeviceList,
+  DeviceListQuery,
+  DevicePath,
+  DeviceView,
+  Provisioned,
+  SubscriptionView,
+} from '../schema.ts';
 
 const EXAMPLE_DEVICE = {
   code: '210235TEST0000000001',
