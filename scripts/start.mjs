@@ -2,7 +2,7 @@
  *  edges and simulated devices, and says `ready` only after a call to a device has been answered through the API.
  *
  *  All children are ended in reverse order on Ctrl-C, on SIGTERM, when one of them dies, and when the start fails half-way; the reaper does it
- *  when this process is killed. Exit code 0 after a wanted stop, 1 otherwise. Not meant for production: see the Helm chart. */
+ *  when this process is killed. Exit code 0 after a wanted stop, 1 otherwise. Not meant for production (docs/operator/operating.md). */
 
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';

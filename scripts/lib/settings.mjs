@@ -56,7 +56,9 @@ export const SETTINGS = [
     name: 'LAPI_API_KEY',
     fallback: '',
     about: 'API key with all scopes. Without it one is made and kept in the data directory.',
-    check: (value) => (/^\S{16,200}$/.test(value) ? undefined : 'must be 16 to 200 characters without spaces'),
+    // What the command service takes, so that a wrong one is told before anything is built.
+    check: (value) =>
+      /^[A-Za-z0-9._~+/=-]{32,256}$/.test(value) ? undefined : 'must be 32 to 256 of A–Z a–z 0–9 . _ ~ + / = -',
   },
   { name: 'LAPI_DATA_DIR', fallback: '.lapi', about: 'Directory of everything that is kept: keys, Redis data, logs.' },
   {

@@ -157,7 +157,7 @@ export class Response extends Exchange implements ResponseHandle {
     this.answer(status, headers, body, options?.close === true || this.#bodyRefused);
   }
 
-  readBody(limitBytes: number): ReturnType<ResponseHandle['readBody']> {
+  readBody(limitBytes: number, admits?: (bytes: number) => boolean): ReturnType<ResponseHandle['readBody']> {
     const { raw } = this;
     if (raw === undefined) return Promise.resolve({ status: 'aborted' });
     return new Promise((resolve) => {
@@ -168,19 +168,32 @@ export class Response extends Exchange implements ResponseHandle {
         settled = true;
         resolve({ status: 'aborted' });
       };
+      const refuse = (status: 'too_large' | 'no_room'): void => {
+        settled = true;
+        this.#bodyRefused = true;
+        this.#abortBody = undefined;
+        collected = EMPTY;
+        resolve({ status });
+      };
       raw.onData((chunk, isLast) => {
         if (settled) return;
-        if (length + chunk.byteLength > limitBytes) {
-          settled = true;
-          this.#bodyRefused = true;
-          this.#abortBody = undefined;
-          collected = EMPTY;
-          resolve({ status: 'too_large' });
+        const needed = length + chunk.byteLength;
+        if (needed > limitBytes) {
+          refuse('too_large');
           return;
         }
-        if (isLast && length === 0) collected = Buffer.from(new Uint8Array(chunk));
-        else collected = appended(collected, length, chunk, limitBytes);
-        length += chunk.byteLength;
+        const capacity = isLast && length === 0 ? needed : capacityFor(needed, collected.length, limitBytes);
+        if (capacity > collected.length) {
+          if (admits?.(capacity - collected.length) === false) {
+            refuse('no_room');
+            return;
+          }
+          const larger = Buffer.allocUnsafeSlow(capacity);
+          collected.copy(larger, 0, 0, length);
+          collected = larger;
+        }
+        collected.set(new Uint8Array(chunk), length);
+        length = needed;
         if (!isLast) return;
         settled = true;
         this.#abortBody = undefined;
@@ -220,27 +233,25 @@ export class Response extends Exchange implements ResponseHandle {
 }
 
 /** Grows by doubling, so that a body dripped byte by byte costs no more memory than its limit. */
-function appended(collected: Buffer, length: number, chunk: ArrayBuffer, limitBytes: number): Buffer {
-  let target = collected;
-  const needed = length + chunk.byteLength;
-  if (needed > collected.length) {
-    target = Buffer.allocUnsafeSlow(Math.min(limitBytes, Math.max(needed, collected.length * 2, 4096)));
-    collected.copy(target, 0, 0, length);
-  }
-  target.set(new Uint8Array(chunk), length);
-  return target;
+function capacityFor(needed: number, capacity: number, limitBytes: number): number {
+  return needed <= capacity ? capacity : Math.min(limitBytes, Math.max(needed, capacity * 2, 4096));
 }
+
+/** Runs an upgrade, and the `open` callback of its socket after it. False if the socket was gone before that. */
+export type Opener = (upgrade: () => void) => boolean;
 
 export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session> {
   readonly #key: string;
   readonly #context: UpgradeContext;
+  readonly #open: Opener;
 
   /** The address is read at once: failed registrations are counted by it (protocol F13, F14), and leaving early must not hide it. */
-  constructor(raw: NativeResponse, server: ExchangeServer, key: string, context: UpgradeContext) {
+  constructor(raw: NativeResponse, server: ExchangeServer, key: string, context: UpgradeContext, open: Opener) {
     super(raw, false, server);
     this.rememberAddress();
     this.#key = key;
     this.#context = context;
+    this.#open = open;
   }
 
   accept(session: Session): boolean {
@@ -249,8 +260,9 @@ export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session>
     this.raw = undefined;
     this.server.upgraded(this.remote);
     // Offers of sub-protocols and extensions are ignored and not echoed (protocol H11).
-    this.corked(raw, () => raw.upgrade({ session }, this.#key, '', '', this.#context));
-    return true;
+    // Bound and not a closure, because no script may run between the upgrade and the end of the cork (see uws.ts).
+    const upgrade = raw.upgrade.bind(raw, { session }, this.#key, '', '', this.#context);
+    return this.#open(() => this.corked(raw, upgrade));
   }
 
   refuse(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void {

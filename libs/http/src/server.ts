@@ -123,6 +123,15 @@ class Listener implements ServerBuilder {
         endQuietly(socket);
       }
     };
+    /** A socket between its upgrade and `open`; at most one. */
+    const opening: NativeSocket[] = [];
+    const opener = (upgrade: () => void): boolean => {
+      upgrade();
+      const socket = opening.pop();
+      if (socket === undefined) return false;
+      guarded(socket, (it) => behavior.open(it));
+      return true;
+    };
     this.#app.ws(pattern, {
       compression: DISABLED,
       maxPayloadLength: behavior.maxMessageBytes,
@@ -132,11 +141,13 @@ class Listener implements ServerBuilder {
       maxLifetime: 0,
       sendPingsAutomatically: false,
       upgrade: (raw, request, context) => {
-        const upgrade = new Upgrade<Session>(raw, this.#exchanges, request.getHeader('sec-websocket-key'), context);
+        const key = request.getHeader('sec-websocket-key');
+        const upgrade = new Upgrade<Session>(raw, this.#exchanges, key, context, opener);
         const snapshot = snapshotOf(request, upgrade, paramCount, headers);
         this.#run(upgrade, snapshot, () => behavior.upgrade(snapshot, upgrade));
       },
-      open: (socket) => guarded(socket, (it) => behavior.open(it)),
+      // Nothing but this runs inside the upgrade (see uws.ts).
+      open: opening.push.bind(opening),
       message: (socket, message, isBinary) =>
         guarded(socket, (it) => behavior.message(it, Buffer.from(message), isBinary)),
       ...(behavior.drained === undefined ? {} : { drain: (socket) => guarded(socket, (it) => behavior.drained?.(it)) }),
@@ -146,8 +157,11 @@ class Listener implements ServerBuilder {
             ping: (socket) => guarded(socket, (it) => behavior.control?.(it)),
             pong: (socket) => guarded(socket, (it) => behavior.control?.(it)),
           }),
-      close: (socket, code, reason) =>
-        guarded(socket, (it) => behavior.closed(it.session, code, Buffer.from(reason).toString('utf8'))),
+      close: (socket, code, reason) => {
+        // Nobody has seen it open; `accept` tells of it.
+        if (socket === opening[0]) opening.pop();
+        else guarded(socket, (it) => behavior.closed(it.session, code, Buffer.from(reason).toString('utf8')));
+      },
     });
     return this;
   }

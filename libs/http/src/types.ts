@@ -32,10 +32,14 @@ export interface ResponseHandle {
    *  header with a line break, throws. HEAD, 204 and 304 are sent without the body. */
   send(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void;
   /** Collects the body. `too_large` as soon as the limit is passed (the answer then closes the connection); `aborted` if the peer left
-   *  or sent too slowly (the transport drops it below 16 KiB/s). Must be called in the handler's first tick, at most once. */
+   *  or sent too slowly (the transport drops it below 16 KiB/s); `no_room` as soon as `admits` says no. `admits` is asked for every byte of
+   *  memory before it is taken. Must be called in the handler's first tick, at most once. */
   readBody(
     limitBytes: number,
-  ): Promise<{ readonly status: 'read'; readonly body: Buffer } | { readonly status: 'too_large' | 'aborted' }>;
+    admits?: (bytes: number) => boolean,
+  ): Promise<
+    { readonly status: 'read'; readonly body: Buffer } | { readonly status: 'too_large' | 'no_room' | 'aborted' }
+  >;
   /** Starts a response of unknown length (SSE). The head leaves with the first chunk. */
   stream(status: number, headers: HeaderList, options?: StreamOptions): StreamHandle;
 }

@@ -9,10 +9,16 @@ const NOT_NOW =
 
 export function toBrokerError(cause: unknown): BrokerError {
   if (cause instanceof BrokerError) return cause;
+  withoutArguments(cause);
   if (cause instanceof Error && cause.name === 'ReplyError' && !NOT_NOW.test(cause.message)) {
     return new BrokerError('internal', 'Redis refused a command as wrong.', { cause });
   }
   return new BrokerError('broker_unavailable', 'Redis did not serve a command.', { cause });
+}
+
+/** The client hangs the whole command on its errors: nonces, secrets and events, which must not reach a log with them (S5). */
+function withoutArguments(error: unknown): void {
+  if (error instanceof Error && 'command' in error) delete error.command;
 }
 
 /** Did the server certainly not do what the command asked? True for refusals, and for commands that did not leave this process. False for

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
-import { ConfigError, configHelp, describeConfig, readConfig, secret } from './config.ts';
+import { acceptedBy, ConfigError, configHelp, describeConfig, readConfig, secret } from './config.ts';
 
 const schema = z.object({
   PORT: z.coerce.number().int().min(1).max(65535).default(8080).describe('Port of the listener.'),
@@ -72,6 +72,33 @@ describe('reading', () => {
     expect(`${error.message}${JSON.stringify(error.problems)}${error.stack}`).not.toContain('canary');
     expect(error.problems).toHaveLength(3);
     expect(error.message).toContain('redis://***@host:1/0');
+  });
+
+  test('what is expected is said in words for people: range, choice, or the reason of the code that judges', () => {
+    const of = z.object({
+      COUNT: z.coerce.number().int().min(1).max(9),
+      MODE: z.enum(['fast', 'safe']),
+      KEY: z.base64(),
+      FILE: z
+        .string()
+        .superRefine(
+          acceptedBy((text) => {
+            throw new Error(`cannot read ${text}`);
+          }),
+        )
+        .optional(),
+    });
+    const wrong = problemsOf({ COUNT: 'x', MODE: 'quick', KEY: '!', FILE: '/nope' }, of).problems;
+    expect(wrong.map(({ expectation }) => expectation)).toEqual([
+      'must be integer 1…9',
+      'must be one of fast, safe',
+      'must be base64',
+      'cannot read /nope',
+    ]);
+    expect(problemsOf({ COUNT: '0', MODE: 'fast', KEY: 'aaaa' }, of).problems[0]?.expectation).toBe(
+      'must be integer 1…9',
+    );
+    expect(describeConfig(of).map(({ required }) => required)).toEqual([true, true, true, false]);
   });
 
   test('a rule over several variables is reported without a variable', () => {

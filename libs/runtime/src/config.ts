@@ -48,6 +48,17 @@ export function secret<S extends z.ZodType>(schema: S): S {
   return schema.meta({ ...schema.meta(), secret: true });
 }
 
+/** For a text that other code knows how to judge: `.superRefine(acceptedBy(parse))`. What `judge` throws becomes the expectation. */
+export function acceptedBy(judge: (text: string) => unknown): (text: string, context: z.RefinementCtx) => void {
+  return (text, context) => {
+    try {
+      judge(text);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
+    }
+  };
+}
+
 /** Throws ConfigError with all problems. The result is frozen, arrays and nested objects included. */
 export function readConfig<S extends z.ZodObject>(
   schema: S,
@@ -71,7 +82,14 @@ function problemOf(schema: z.ZodObject, given: Record<string, string>, issue: z.
     const expects = expectationOf(field);
     return { variable, value, expectation: `required${expects === '' ? '' : `, ${expects}`}` };
   }
-  return { variable, value: masked(value, field), expectation: masked(issue.message, undefined) ?? '' };
+  return { variable, value: masked(value, field), expectation: masked(wordsOf(issue, field), undefined) ?? '' };
+}
+
+/** The library's own words speak of its types; ours of what may be written in the variable. */
+function wordsOf(issue: z.core.$ZodIssue, field: z.ZodType | undefined): string {
+  if (field === undefined || !/^(?:Invalid|Too )/.test(issue.message)) return issue.message;
+  const expects = expectationOf(field);
+  return expects === '' ? issue.message : `must be ${expects}`;
 }
 
 function masked(value: string | undefined, field: z.ZodType | undefined): string | undefined {

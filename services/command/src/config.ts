@@ -1,7 +1,9 @@
 /** The command service's settings: the one place that reads its environment. All problems are reported together, before anything opens. */
 
 import { readFileSync } from 'node:fs';
-import { readConfig, secret } from '@lapi-broker/runtime';
+import { createProfiles } from '@lapi-broker/device';
+import { parseRedisUrl } from '@lapi-broker/redis';
+import { acceptedBy, readConfig, secret } from '@lapi-broker/runtime';
 import { z } from 'zod';
 import { LIMIT_VARIABLES } from './limits.ts';
 
@@ -20,6 +22,7 @@ export const CommandSettings = z
     LAPI_PROBE_PORT: port(9080).describe('Port of the probe listener; 0 takes any free one.'),
     REDIS_URL: z
       .string()
+      .superRefine(acceptedBy(parseRedisUrl))
       .default('redis://127.0.0.1:6379')
       .describe('redis://host:port, rediss://…, redis+sentinel://host:port,…/name or redis+cluster://host:port,….'),
     LAPI_KEY_PREFIX: z
@@ -49,6 +52,7 @@ export const CommandSettings = z
       .describe('Accept device secrets and a LAPI_API_KEY that can be guessed. For tests only.'),
     LAPI_PROFILES_FILE: z
       .string()
+      .superRefine(acceptedBy((file) => createProfiles(readJson(file))))
       .optional()
       .describe('JSON file with device profiles that add to the built-in ones; the same file as on the edges.'),
     LAPI_STREAM_MAX_LENGTH: z.coerce
@@ -90,6 +94,10 @@ export function readCommandConfig(env: NodeJS.ProcessEnv): CommandConfig {
   const file = config.LAPI_PROFILES_FILE;
   return Object.freeze({
     ...config,
-    profileOverrides: file === undefined ? {} : JSON.parse(readFileSync(file, 'utf8')),
+    profileOverrides: file === undefined ? {} : readJson(file),
   });
+}
+
+function readJson(file: string): unknown {
+  return JSON.parse(readFileSync(file, 'utf8'));
 }

@@ -2,15 +2,17 @@
 
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { createProfiles } from '@lapi-broker/device';
 import { isNodeName } from '@lapi-broker/protocol';
-import { readConfig } from '@lapi-broker/runtime';
+import { parseRedisUrl } from '@lapi-broker/redis';
+import { acceptedBy, readConfig } from '@lapi-broker/runtime';
 import { z } from 'zod';
 
 const port = (fallback: number) => z.coerce.number().int().min(0).max(65_535).default(fallback);
-const keyBytes = (least: number) =>
-  z
-    .base64()
-    .refine((text) => Buffer.from(text, 'base64').length >= least, `must be base64 of at least ${least} random bytes`);
+const masterKey = () =>
+  z.base64().refine((text) => Buffer.from(text, 'base64').length === 32, 'must be base64 of 32 random bytes');
+const nonceKey = () =>
+  z.base64().refine((text) => Buffer.from(text, 'base64').length >= 32, 'must be base64 of at least 32 random bytes');
 
 export const EdgeSettings = z.object({
   LAPI_NODE_NAME: z
@@ -40,6 +42,7 @@ export const EdgeSettings = z.object({
   LAPI_PROBE_PORT: port(9090).describe('Port of the probe listener; 0 takes any free one.'),
   REDIS_URL: z
     .string()
+    .superRefine(acceptedBy(parseRedisUrl))
     .default('redis://127.0.0.1:6379')
     .describe('redis://host:port, rediss://…, redis+sentinel://host:port,…/name or redis+cluster://host:port,….'),
   LAPI_CONFIRM_CLAIMS: z
@@ -60,17 +63,17 @@ export const EdgeSettings = z.object({
     .max(256)
     .default(16)
     .describe('Key-space partitions; fixed at first start.'),
-  LAPI_SECRET_KEY: keyBytes(32)
-    .describe('Master key that opens device secrets: base64 of 32 bytes, the same on all processes.')
+  LAPI_SECRET_KEY: masterKey()
+    .describe('Master key that opens device secrets: base64 of 32 random bytes, the same on all processes.')
     .meta({ secret: true }),
-  LAPI_SECRET_KEY_PREVIOUS: keyBytes(32)
+  LAPI_SECRET_KEY_PREVIOUS: masterKey()
     .optional()
     .describe('The master key before the last rotation.')
     .meta({ secret: true }),
-  LAPI_NONCE_KEY: keyBytes(32)
-    .describe('Key of the registration nonces: base64 of 32 bytes, the same on all edges.')
+  LAPI_NONCE_KEY: nonceKey()
+    .describe('Key of the registration nonces: base64 of at least 32 random bytes, the same on all edges.')
     .meta({ secret: true }),
-  LAPI_NONCE_KEY_PREVIOUS: keyBytes(32)
+  LAPI_NONCE_KEY_PREVIOUS: nonceKey()
     .optional()
     .describe('The nonce key before the last rotation.')
     .meta({ secret: true }),
@@ -87,6 +90,7 @@ export const EdgeSettings = z.object({
     .describe('Body of the 401 on this listener.'),
   LAPI_PROFILES_FILE: z
     .string()
+    .superRefine(acceptedBy((file) => createProfiles(readJson(file))))
     .optional()
     .describe('JSON file with device profiles that add to or override the built-in ones.'),
   LAPI_LIVENESS_FLOOR_SECONDS: z.coerce
@@ -115,6 +119,12 @@ export const EdgeSettings = z.object({
     .describe(
       'Open unauthenticated connections per address; size it for the largest site behind one NAT. 0 = no limit.',
     ),
+  LAPI_UNAUTHENTICATED_CONNECTIONS: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .default(10_000)
+    .describe('Open unauthenticated connections of all addresses together. 0 = no limit.'),
   LAPI_FAILURES_BEFORE_DELAY: z.coerce
     .number()
     .int()
@@ -154,6 +164,10 @@ export function readEdgeConfig(env: NodeJS.ProcessEnv): EdgeConfig {
   const file = config.LAPI_PROFILES_FILE;
   return Object.freeze({
     ...config,
-    profileOverrides: file === undefined ? {} : JSON.parse(readFileSync(file, 'utf8')),
+    profileOverrides: file === undefined ? {} : readJson(file),
   });
+}
+
+function readJson(file: string): unknown {
+  return JSON.parse(readFileSync(file, 'utf8'));
 }

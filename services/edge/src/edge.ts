@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { RedisEventStream, RedisPubSub } from '@lapi-broker/bus';
 import { createProfiles, createSecretVault, RedisDeviceStore } from '@lapi-broker/device';
-import { type ControlMessage, createNonceIssuer } from '@lapi-broker/protocol';
+import { type ControlMessage, createNonceIssuer, encodeControlFrame } from '@lapi-broker/protocol';
 import {
   checkMeta,
   closeConnection,
@@ -35,6 +35,7 @@ import { drainSessions } from './drain.ts';
 import { Outbox } from './event/outbox.ts';
 import { LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES } from './limits.ts';
 import { createEdgeMetrics } from './metrics.ts';
+import { Crossings } from './route/crossing.ts';
 import { Ownership } from './route/ownership.ts';
 
 /** Registry calls and lease renewals: two of them fit into the deadline of a registration (H12). */
@@ -98,7 +99,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     metrics: counts,
     livenessFloorMs: config.LAPI_LIVENESS_FLOOR_SECONDS * 1_000,
     monotonicMs,
-    mayWrite: () => ownership.mayWrite(),
+    mayWrite: (session) => ownership.mayWrite(session),
     sessionEnded: (session, reason) => {
       sessions.leave(session);
       counts.sessionClosed.inc({ reason });
@@ -108,12 +109,13 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     },
   };
 
+  const crossings = new Crossings();
   const onControl = (message: ControlMessage): void => {
+    crossings.told(message.code);
     const session = sessions.get(message.code);
     if (message.type === 'provisioning_changed') {
       credentials.forget(message.code);
-      if (session !== undefined)
-        void recheck(session).catch((error) => log.warn({ err: error }, 'provisioning.check_failed'));
+      if (session !== undefined) ownership.checkSession(session);
       return;
     }
     if (session === undefined) return;
@@ -155,6 +157,11 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     metrics: counts,
     log,
     load: load.read,
+    checkProvisioning: recheck,
+    tellSuperseded: async (node, code, epoch) => {
+      const frame = encodeControlFrame({ type: 'superseded', code, epoch });
+      return (await pubsub.publish(keyspace.inbox(node), frame)).status !== 'not_sent';
+    },
     listenAs: (node) => inbox.listenAs(node),
   });
   const handshake = new Handshake({
@@ -180,11 +187,10 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     registry,
     claimConfirmed: (code) => barrier.confirm(keyspace.device(code)),
     ownership,
+    crossings,
     sessions,
     maxSessions: config.LAPI_MAX_SESSIONS,
     host,
-    pubsub,
-    keyspace,
     redisClock,
     clock,
     draining,
@@ -210,6 +216,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       host: config.LAPI_DEVICE_HOST,
       port: config.LAPI_DEVICE_PORT,
       maxPlainConnectionsPerAddress: config.LAPI_CONNECTIONS_PER_ADDRESS,
+      maxPlainConnections: config.LAPI_UNAUTHENTICATED_CONNECTIONS,
       ...(certFile !== undefined && keyFile !== undefined ? { tls: { certFile, keyFile } } : {}),
     },
     handshake,
@@ -282,14 +289,25 @@ function connectionPart(name: string, connections: readonly RedisConnection[], s
   };
 }
 
+/** Ticks after the poll phase, so that what devices sent while the process was paused is read before anybody is taken for silent. */
 function ticker(tick: () => void): Part {
   let timer: NodeJS.Timeout | undefined;
+  let due: NodeJS.Immediate | undefined;
+  const run = (): void => {
+    due = undefined;
+    tick();
+  };
   return {
     name: 'wheel',
     start: () => {
-      timer = setInterval(tick, TICK_MS);
+      timer = setInterval(() => {
+        due ??= setImmediate(run);
+      }, TICK_MS);
     },
-    stop: () => clearInterval(timer),
+    stop: () => {
+      clearInterval(timer);
+      clearImmediate(due);
+    },
   };
 }
 

@@ -6,7 +6,7 @@
 import { createHmac, randomBytes, randomInt } from 'node:crypto';
 import type { Broker, RunningProcess, ServiceReady } from '@lapi-broker/fixture';
 import { newCode } from './device.ts';
-import { type HttpAnswer, REGISTER, type Wire } from './wire.ts';
+import { type HttpAnswer, REGISTER, Wire } from './wire.ts';
 
 const DIGITS = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
 const EPOCH_S = 1_704_067_200;
@@ -45,6 +45,20 @@ let addresses = 0;
 export function newAddress(): string {
   addresses++;
   return `127.1.${addresses >> 8}.${addresses & 0xff}`;
+}
+
+const wires = new Set<Wire>();
+
+/** A connection to an edge that `closeWires` ends. */
+export async function connect(broker: Broker, edge = 0, from?: string): Promise<Wire> {
+  const wire = await Wire.connect(broker.edgeUrl(edge), from);
+  wires.add(wire);
+  return wire;
+}
+
+export function closeWires(): void {
+  for (const wire of wires) wire.destroy();
+  wires.clear();
 }
 
 export interface Applicant {
@@ -152,6 +166,14 @@ export function nonceIn(answer: HttpAnswer): string {
 /** First GET; answers the nonce. */
 export async function challenge(wire: Wire): Promise<string> {
   return nonceIn(await ask(wire));
+}
+
+/** Both steps on one connection. */
+export async function registered(broker: Broker, applicant: Applicant, edge = 0, from?: string): Promise<Wire> {
+  const wire = await connect(broker, edge, from);
+  const answer = await ask(wire, stepTwo(applicant, await challenge(wire)));
+  if (answer.status !== 101) throw new Error(`register: ${answer.status} ${answer.body}`);
+  return wire;
 }
 
 /** An answer without what differs from one to the next: the nonce and the time. */

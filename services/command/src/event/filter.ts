@@ -28,8 +28,7 @@ export type ParsedFilter =
 
 const DEVICE_TERM = /^[A-Za-z0-9._:*-]{1,72}$/;
 // Kinds and tags hold words of devices and operators; only what would break a list or a line is kept out.
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this refuses.
-const PLAIN_TERM = /^[^\u0000-\u001f\u007f,]+$/;
+const PLAIN_TERM = /^[^\p{Cc},]+$/u;
 
 export function parseFilter(terms: FilterTerms): ParsedFilter {
   const devices = new Set<string>();

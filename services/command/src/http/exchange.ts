@@ -33,7 +33,8 @@ export class Exchange {
   readonly response: ResponseHandle;
   readonly requestId: string;
   readonly #route: ExchangeRoute;
-  #reserved: { readonly budget: BodyBudget; readonly bytes: number } | undefined;
+  #budget: BodyBudget | undefined;
+  #reservedBytes = 0;
 
   constructor(request: RequestSnapshot, response: ResponseHandle, route: ExchangeRoute) {
     this.request = request;
@@ -60,18 +61,25 @@ export class Exchange {
    *  Must be called in the handler's first tick. */
   async readBody(limitBytes: number, budget: BodyBudget): Promise<BodyRead> {
     const length = this.request.header('content-length');
-    // Without a length it may become as large as is allowed.
-    const declaredBytes = length === '' ? limitBytes : Number(length);
-    if (declaredBytes > limitBytes) return { status: 'too_large' };
-    if (!budget.reserve(declaredBytes)) return { status: 'no_room' };
-    this.#reserved = { budget, bytes: declaredBytes };
+    this.#budget = budget;
     this.response.onAborted(() => this.#release());
+    // Without a length, what it may become says nothing about what it is: it reserves as it grows.
+    if (length === '') return this.response.readBody(limitBytes, (bytes) => this.#reserve(bytes));
+    const declaredBytes = Number(length);
+    if (declaredBytes > limitBytes) return { status: 'too_large' };
+    if (!this.#reserve(declaredBytes)) return { status: 'no_room' };
     return this.response.readBody(limitBytes);
   }
 
+  #reserve(bytes: number): boolean {
+    if (this.response.ended || this.#budget?.reserve(bytes) !== true) return false;
+    this.#reservedBytes += bytes;
+    return true;
+  }
+
   #release(): void {
-    this.#reserved?.budget.release(this.#reserved.bytes);
-    this.#reserved = undefined;
+    this.#budget?.release(this.#reservedBytes);
+    this.#reservedBytes = 0;
   }
 
   send(status: number, contentType: string, bytes: string | Uint8Array, headers: HeaderList = [], close = false): void {

@@ -110,7 +110,7 @@ export const DeviceList = z
 
 export const DeviceListQuery = z.strictObject({
   limit: z.coerce
-    .number('must be a number')
+    .number(`must be a whole number from ${LIMITS.pageSize.min} to ${LIMITS.pageSize.max}`)
     .int()
     .min(LIMITS.pageSize.min)
     .max(LIMITS.pageSize.max)
@@ -162,14 +162,14 @@ export const CommandRequest = z
 /** Of the pass-through route; header values are text. */
 export const CallHeaders = z.object({
   'X-LAPI-Timeout': z.coerce
-    .number('must be a number of ms')
+    .number(`must be whole milliseconds from ${LIMITS.timeoutMs.min} to ${LIMITS.timeoutMs.max}`)
     .int()
     .min(LIMITS.timeoutMs.min)
     .max(LIMITS.timeoutMs.max)
     .default(LIMITS.timeoutMs.default)
     .describe('How long the device may take to answer, in ms.'),
   'X-LAPI-Connect-Timeout': z.coerce
-    .number('must be a number of ms')
+    .number(`must be whole milliseconds from ${LIMITS.connectTimeoutMs.min} to ${LIMITS.connectTimeoutMs.max}`)
     .int()
     .min(LIMITS.connectTimeoutMs.min)
     .max(LIMITS.connectTimeoutMs.max)

@@ -338,7 +338,7 @@ export const EVENT_OPERATIONS: readonly {
         'RFC 6455, version 13, JSON text messages. Authenticate the upgrade with the `Authorization` header; keys are accepted neither in the URL nor as a sub-protocol, and a page of another origin is refused. Client: `subscribe {id, filter: {devices, kinds, tags}, from}`, `unsubscribe {id}`, `command {id, code, method, url, data, timeoutMs, connectTimeoutMs}` (scope `call`), `ping`. Broker: `subscribed {id, cursor}`, `event {subscription, cursor, event}`, `gap {subscription, cursor, gap}`, `heartbeat {subscription, cursor, store}`, `unsubscribed {id, cursor}`, `reply {id, status, executed, source, response | problem}`, `pong`, `error {id, problem}`, `closing {reason, cursors}`. Close codes: 4008 slow consumer, 1001 draining, 1008 key revoked.',
       scope: 'read',
       responses: { 101: { description: 'The socket is open.' } },
-      errors: ['rate_limited', 'node_draining'],
+      errors: ['invalid_request', 'rate_limited', 'node_draining'],
     },
   },
 ];

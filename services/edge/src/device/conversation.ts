@@ -57,8 +57,13 @@ export class Conversation {
       {
         monotonicMs: () => host.monotonicMs(),
         submit: (call) => session.submit(call),
-        lookAt: (dueMs) => host.wheel.lookAt(session, dueMs),
-        changed: (view) => subscriptionChanged(session, view),
+        // Its last call is settled when the session has ended, which then must not come back to the wheel.
+        lookAt: (dueMs) => {
+          if (session.isOpen) host.wheel.lookAt(session, dueMs);
+        },
+        changed: (view) => {
+          if (session.isOpen) subscriptionChanged(session, view);
+        },
         random,
       },
       plan,

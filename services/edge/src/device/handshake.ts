@@ -4,14 +4,13 @@
  *  Every failed second GET looks like a first one (H5, S4); its reason goes to a metric and a log line.
  *  Store away: 503, the nonce stays usable (F16). If the device goes away during the claim, the ownership is released (H7). */
 
-import type { PubSub } from '@lapi-broker/bus';
 import type { Profile, Profiles } from '@lapi-broker/device';
 import type { HeaderList, RequestSnapshot, ResponseHandle, UpgradeHandle } from '@lapi-broker/http';
 import {
   type ChallengeShape,
   challengeBody,
   type DeviceCode,
-  encodeControlFrame,
+  type Epoch,
   isRegisterPath,
   keepaliveTimeoutS,
   type NonceIssuer,
@@ -23,13 +22,14 @@ import {
   type VerifiedSign,
   verifySign,
 } from '@lapi-broker/protocol';
-import type { Keyspace, RedisClock } from '@lapi-broker/redis';
+import type { RedisClock } from '@lapi-broker/redis';
 import type { ClaimResult, OwnerRegistry } from '@lapi-broker/routing';
 import type { Clock } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import { nanoid } from 'nanoid';
 import { MAX_REGISTRATIONS_IN_PROGRESS, NONCE_MEMORY_SLACK_MS, REGISTRATION_DEADLINE_MS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
+import type { ClaimUnderWay, Crossings } from '../route/crossing.ts';
 import type { Ownership } from '../route/ownership.ts';
 import type { AdmissionBucket } from './admission.ts';
 import { type CredentialCache, type DeviceCredentials, fingerprint } from './credentials.ts';
@@ -51,11 +51,10 @@ export interface HandshakeOptions {
   /** Would the claim just made survive the loss of its Redis server (I2)? */
   readonly claimConfirmed: (code: DeviceCode) => Promise<boolean>;
   readonly ownership: Ownership;
+  readonly crossings: Crossings;
   readonly sessions: SessionTable;
   readonly maxSessions: number;
   readonly host: SessionHost;
-  readonly pubsub: PubSub;
-  readonly keyspace: Keyspace;
   readonly redisClock: RedisClock;
   readonly clock: Clock;
   readonly draining: () => boolean;
@@ -242,17 +241,25 @@ export class Handshake {
       this.fail(request, answer, verdict, query.code);
       return;
     }
+    const { sessions, maxSessions } = this.options;
+    // The nonce may come from a node that had room; who has a session here needs no further place.
+    if (sessions.size + this.inProgress >= maxSessions && sessions.get(query.code) === undefined) {
+      this.unavailable(request, answer, 'admission', RETRY_LIMITED_S);
+      return;
+    }
     if (this.inProgress >= MAX_REGISTRATIONS_IN_PROGRESS || !this.options.ownership.mayClaim) {
       this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
       return;
     }
     this.inProgress++;
+    const crossing = this.options.crossings.begin(query.code);
     try {
-      await this.register(request, query, upgrade, answer);
+      await this.register(request, query, upgrade, answer, crossing);
     } catch (error) {
       this.options.log.warn({ err: error, code: query.code }, 'register.failed');
       this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
     } finally {
+      crossing.end();
       this.inProgress--;
     }
   }
@@ -262,6 +269,7 @@ export class Handshake {
     query: RegisterStep2,
     upgrade: UpgradeHandle<Session>,
     answer: Answer,
+    crossing: ClaimUnderWay,
   ): Promise<void> {
     const { ownership, redisClock, registry, nonceTtlMs, credentials: cache } = this.options;
     const startedMs = this.options.clock.monotonicMs();
@@ -299,17 +307,21 @@ export class Handshake {
           notAfterMs,
         });
       } catch (error) {
-        ownership.claimUncertain(query.code, session);
+        ownership.claimUncertain(query.code, session, notAfterMs);
         throw error;
       }
       switch (claim.status) {
         case 'claimed':
+          // Also if no session comes of it: the old one has lost its row (D3).
+          this.closeOlder(query.code, claim.epoch);
+          if (claim.previous !== undefined && claim.previous.node !== node)
+            ownership.supersede(claim.previous.node, query.code, claim.epoch);
           if (!(await this.options.claimConfirmed(query.code))) {
             void ownership.releaseClaim({ code: query.code, node, epoch: claim.epoch, reason: 'closed' });
             this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
             return;
           }
-          this.welcome(request, query, upgrade, { verified, profile, claim, session, node });
+          this.welcome(request, query, upgrade, { verified, profile, claim, session, node, crossing });
           return;
         case 'stale_provisioning':
           cache.forget(query.code);
@@ -332,14 +344,13 @@ export class Handshake {
     this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S);
   }
 
-  /** Tries a remembered copy of the secrets first; any refusal is confirmed with a fresh one. */
+  /** Tries a remembered copy of the secrets first; any refusal is confirmed with a fresh one. Without a copy the same work is done with the
+   *  decoy, so that the time of a refusal does not tell which devices registered lately (S4). */
   private async verify(query: RegisterStep2, fresh: boolean): Promise<Verified> {
     const { credentials: cache, clock } = this.options;
     const remembered = fresh ? undefined : cache.remembered(query.code, clock.monotonicMs());
-    if (remembered !== undefined) {
-      const verified = this.verifyWith(query, remembered);
-      if (verified.status === 'verified') return verified;
-    }
+    const verified = this.verifyWith(query, remembered);
+    if (verified.status === 'verified') return verified;
     return this.verifyWith(query, await cache.read(query.code, clock.monotonicMs()));
   }
 
@@ -361,6 +372,11 @@ export class Handshake {
     return profiles.get('default') as Profile;
   }
 
+  private closeOlder(code: DeviceCode, epoch: Epoch): void {
+    const session = this.options.sessions.get(code);
+    if (session !== undefined && session.epoch < epoch) session.close(1000, 'superseded', 'superseded');
+  }
+
   private welcome(
     request: RequestSnapshot,
     query: RegisterStep2,
@@ -371,19 +387,13 @@ export class Handshake {
       readonly claim: Extract<ClaimResult, { status: 'claimed' }>;
       readonly session: SessionId;
       readonly node: Session['node'];
+      readonly crossing: ClaimUnderWay;
     },
   ): void {
-    const { ownership, pubsub, keyspace, metrics, host, log } = this.options;
+    const { ownership, metrics, host, log } = this.options;
     const { code } = query;
     const { verified, profile, claim, node } = won;
     const previous = claim.previous;
-    if (previous !== undefined && previous.node !== node) {
-      // A hint (3.3): a lost one is made good when the old node looks at its rows again.
-      void pubsub.publish(
-        keyspace.inbox(previous.node),
-        encodeControlFrame({ type: 'superseded', code, epoch: claim.epoch }),
-      );
-    }
     if (this.options.draining()) {
       void ownership.releaseClaim({ code, node, epoch: claim.epoch, reason: 'draining' });
       upgrade.refuse(503, [['Retry-After', String(RETRY_UNAVAILABLE_S)]], '', { close: true });
@@ -407,7 +417,7 @@ export class Handshake {
         { code, session: session.id, epoch: session.epoch, address: session.address, previous: previous?.node },
         'session.opened',
       );
-      if (session.node !== ownership.node) void ownership.reclaim(session).catch(() => ownership.checkSessions());
+      if (won.crossing.crossed || session.node !== ownership.node) ownership.checkSession(session);
       return;
     }
     // The device went away while the claim was under way (H7).

@@ -26,7 +26,7 @@ export interface SessionHost {
   readonly livenessFloorMs: number;
   monotonicMs(): number;
   /** The fence (D8): was the lease confirmed recently enough to write to devices? Asked right before every command write. */
-  mayWrite(): boolean;
+  mayWrite(session: Session): boolean;
   /** Called once, when the socket is gone. */
   sessionEnded(session: Session, reason: OfflineReason): void;
 }
@@ -154,7 +154,7 @@ export class Session implements Timed, Line {
     const socket = this.socket;
     if (socket === undefined) return 'closed';
     if (socket.getBufferedAmount() > BUSY_SEND_BUFFER_BYTES) return 'busy';
-    if (!this.host.mayWrite()) return 'fenced';
+    if (!this.host.mayWrite(this)) return 'fenced';
     const result = socket.send(requestText({ url: call.url, method: call.method, cseq, data: call.body }), false);
     if (result === 2) {
       this.host.metrics.sendDropped.inc();

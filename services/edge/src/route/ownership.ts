@@ -8,9 +8,16 @@
  *  joining → held ⇄ overdue → lapsed → joining …, or → left. */
 
 import { randomBytes } from 'node:crypto';
-import { type DeviceCode, type Epoch, type NodeId, newNodeId, type SessionId } from '@lapi-broker/protocol';
+import {
+  BrokerError,
+  type DeviceCode,
+  type Epoch,
+  type NodeId,
+  newNodeId,
+  type SessionId,
+} from '@lapi-broker/protocol';
 import type { RedisClock } from '@lapi-broker/redis';
-import type { NodeDirectory, NodeLoad, OfflineReason, OwnerRegistry } from '@lapi-broker/routing';
+import type { NodeDirectory, NodeLoad, OfflineReason, OwnerRegistry, ReclaimResult } from '@lapi-broker/routing';
 import type { Clock, Part } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import type { Session } from '../device/session.ts';
@@ -41,8 +48,19 @@ export interface OwnershipOptions {
   readonly metrics: EdgeMetrics;
   readonly log: Log;
   readonly load: () => NodeLoad;
+  /** Closes the session if its device may not be here any more (G7): the hint that said so may have been lost too. */
+  readonly checkProvisioning: (session: Session) => Promise<void>;
+  /** False if the message certainly did not leave this process. */
+  readonly tellSuperseded: (node: NodeId, code: DeviceCode, epoch: Epoch) => Promise<boolean>;
   /** Moves the inbox to the channel of this incarnation; resolves when the store has confirmed it. */
   readonly listenAs: (node: NodeId) => Promise<void>;
+}
+
+/** A claim whose answer never came. */
+interface UncertainClaim {
+  readonly code: DeviceCode;
+  /** Redis time until which it may still happen. */
+  readonly notAfterMs: number;
 }
 
 interface PendingRelease {
@@ -58,7 +76,8 @@ export class Ownership implements Part {
   private readonly fence = new Fence(FENCE_AFTER_MS);
   private readonly releases = new Map<string, PendingRelease>();
   private readonly releasing = new Set<Promise<void>>();
-  private readonly uncertain = new Map<SessionId, DeviceCode>();
+  private readonly uncertain = new Map<SessionId, UncertainClaim>();
+  private readonly untold = new Map<DeviceCode, { readonly previous: NodeId; readonly epoch: Epoch }>();
   private readonly startedAtMs: number;
   private current: NodeId;
   private phase: 'serving' | 'draining' = 'serving';
@@ -79,14 +98,15 @@ export class Ownership implements Part {
     return this.current;
   }
 
-  /** Asked in the tick of every command write (D8). */
-  mayWrite(): boolean {
-    return this.state === 'held' && this.fence.holds(this.options.clock.monotonicMs());
+  /** Asked in the tick of every command write (D8). A session of an earlier incarnation may belong to somebody else until it is claimed
+   *  again (I3). */
+  mayWrite(session: Session): boolean {
+    return this.mayClaim && session.node === this.current;
   }
 
   /** May devices be claimed under the current incarnation? */
   get mayClaim(): boolean {
-    return this.mayWrite();
+    return this.state === 'held' && this.fence.holds(this.options.clock.monotonicMs());
   }
 
   /** True, or why this node should get no new devices. */
@@ -109,7 +129,7 @@ export class Ownership implements Part {
   async stop(): Promise<void> {
     clearInterval(this.timer);
     this.timer = undefined;
-    await this.repeatReleases();
+    await this.repeatReleases().catch((error: unknown) => this.options.log.warn({ err: error }, 'release.given_up'));
     const wasHeld = this.state === 'held';
     this.state = 'left';
     this.fence.lapse();
@@ -139,27 +159,46 @@ export class Ownership implements Part {
     } catch (error) {
       this.options.log.warn({ err: error }, 'release.deferred');
       // A device that flaps while the store is away needs its last release only.
-      if (this.releases.size < MAX_PENDING_RELEASES) this.releases.set(release.code, release);
+      const known = this.releases.get(release.code);
+      if (known !== undefined && known.epoch > release.epoch) return;
+      if (known !== undefined || this.releases.size < MAX_PENDING_RELEASES) this.releases.set(release.code, release);
     }
   }
 
-  /** A claim that failed without an answer may have happened: it is looked up, and released, once the store answers again. */
-  claimUncertain(code: DeviceCode, session: SessionId): void {
-    if (this.uncertain.size < MAX_PENDING_RELEASES) this.uncertain.set(session, code);
+  /** A claim that failed without an answer may happen until `notAfterMs` (Redis time): it is looked up after that, and released. */
+  claimUncertain(code: DeviceCode, session: SessionId, notAfterMs: number): void {
+    if (this.uncertain.size < MAX_PENDING_RELEASES) this.uncertain.set(session, { code, notAfterMs });
   }
 
-  /** Claims a session again under the current incarnation; closes it if somebody else has the device. */
-  async reclaim(session: Session): Promise<void> {
-    const { registry, metrics } = this.options;
-    const to = this.current;
-    if (!session.isOpen || session.node === to) return;
-    const result = await registry.reclaim({
-      code: session.code,
-      from: session.node,
-      epoch: session.epoch,
-      to,
-      session: session.id,
+  /** Compares one session with the store: closed if somebody else has the device, claimed again if its incarnation is over. */
+  checkSession(session: Session): void {
+    this.checkOne(session).catch((error: unknown) => {
+      this.options.log.warn({ err: error }, 'session.check_failed');
+      void this.checkSessions();
     });
+  }
+
+  /** Tells the node that held the device before. A hint (3.3): one that certainly did not leave is sent again by the beats. */
+  supersede(previous: NodeId, code: DeviceCode, epoch: Epoch): void {
+    void this.options.tellSuperseded(previous, code, epoch).then((left) => {
+      if (left) this.untold.delete(code);
+      else if (this.untold.size < MAX_PENDING_RELEASES) this.untold.set(code, { previous, epoch });
+    });
+  }
+
+  /** Under the current incarnation; the session is closed if somebody else has the device. */
+  private async claimAgain(session: Session): Promise<void> {
+    const { registry, metrics, redisClock } = this.options;
+    const { code, node: from, epoch, id } = session;
+    const to = this.current;
+    let result: ReclaimResult;
+    try {
+      result = await registry.reclaim({ code, from, epoch, to, session: id });
+    } catch (error) {
+      // It may have happened; if the session ends before it is tried again, nothing else would release it.
+      this.claimUncertain(code, id, redisClock.nowMs());
+      throw error;
+    }
     metrics.reclaims.inc({ result: result.status });
     if (result.status === 'lost') {
       session.close(1000, 'claimed elsewhere', 'fenced');
@@ -211,6 +250,8 @@ export class Ownership implements Part {
       if (this.state === 'lapsed' || this.state === 'joining') await this.rejoin();
       // Not awaited: with many sessions it takes longer than a beat, and the lease must be renewed meanwhile.
       if (this.checkDue) void this.checkSessions();
+      for (const [code, { previous, epoch }] of [...this.untold].slice(0, RECLAIM_BATCH))
+        this.supersede(previous, code, epoch);
       await this.repeatReleases();
     } catch (error) {
       // Store away: the fence does the rest, the next beat tries again.
@@ -245,16 +286,27 @@ export class Ownership implements Part {
   }
 
   private async repeatReleases(): Promise<void> {
-    for (const [key, release] of [...this.releases].slice(0, RECLAIM_BATCH)) {
-      await this.options.registry.release(release);
-      if (this.releases.get(key) === release) this.releases.delete(key);
-    }
-    for (const [session, code] of [...this.uncertain].slice(0, RECLAIM_BATCH)) {
-      const { owner } = await this.options.registry.lookUp(code);
-      this.uncertain.delete(session);
-      if (owner?.session === session && this.options.sessions.get(code)?.id !== session) {
-        await this.releaseClaim({ code, node: owner.node, epoch: owner.epoch, reason: 'closed' });
-      }
+    if (this.releases.size === 0 && this.uncertain.size === 0) return;
+    const nowMs = this.options.redisClock.nowMs() - this.options.redisClock.maxErrorMs();
+    const uncertain = [...this.uncertain].filter(([, { notAfterMs }]) => notAfterMs < nowMs).slice(0, RECLAIM_BATCH);
+    const results = await Promise.allSettled([
+      ...[...this.releases.values()].slice(0, RECLAIM_BATCH).map((release) => this.repeatRelease(release)),
+      ...uncertain.map(([session, { code }]) => this.settleUncertain(session, code)),
+    ]);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  private async repeatRelease(release: PendingRelease): Promise<void> {
+    await this.options.registry.release(release);
+    if (this.releases.get(release.code) === release) this.releases.delete(release.code);
+  }
+
+  private async settleUncertain(session: SessionId, code: DeviceCode): Promise<void> {
+    const { owner } = await this.options.registry.lookUp(code);
+    this.uncertain.delete(session);
+    if (owner?.session === session && this.options.sessions.get(code)?.id !== session) {
+      await this.releaseClaim({ code, node: owner.node, epoch: owner.epoch, reason: 'closed' });
     }
   }
 
@@ -268,7 +320,7 @@ export class Ownership implements Part {
     }
   }
 
-  /** False if the store did not answer: the rest would fail the same way. */
+  /** False if the store did not answer: the rest would fail the same way. What is wrong with one device alone stops nobody else. */
   private async checkAll(): Promise<boolean> {
     const { sessions, log } = this.options;
     const all = [...sessions.values()];
@@ -276,11 +328,12 @@ export class Ownership implements Part {
       const results = await Promise.allSettled(
         all.slice(i, i + RECLAIM_BATCH).map((session) => this.checkOne(session)),
       );
-      const failed = results.find((result) => result.status === 'rejected');
-      if (failed !== undefined) {
-        log.warn({ err: failed.reason, checked: i, total: all.length }, 'sessions.check_failed');
-        return false;
-      }
+      const failures = results.filter((result) => result.status === 'rejected').map(({ reason }) => reason as unknown);
+      const away = failures.find((error) => error instanceof BrokerError && error.code === 'broker_unavailable');
+      const shown = away ?? failures[0];
+      if (shown !== undefined)
+        log.warn({ err: shown, checked: i, failed: failures.length, total: all.length }, 'sessions.check_failed');
+      if (away !== undefined) return false;
     }
     if (all.length > 0) log.info({ sessions: all.length }, 'sessions.checked');
     return true;
@@ -288,22 +341,22 @@ export class Ownership implements Part {
 
   private async checkOne(session: Session): Promise<void> {
     if (!session.isOpen) return;
-    if (session.node !== this.current) return this.reclaim(session);
+    if (session.node === this.current) await this.checkOwner(session);
+    else await this.claimAgain(session);
+    if (session.isOpen) await this.options.checkProvisioning(session);
+  }
+
+  private async checkOwner(session: Session): Promise<void> {
     const { owner } = await this.options.registry.lookUp(session.code);
     if (!session.isOpen || session.node !== this.current) return;
     if (owner === undefined) {
       // Reaped, or the row was lost with the store's last writes: the same compare as after a fence decides.
-      const result = await this.options.registry.reclaim({
-        code: session.code,
-        from: session.node,
-        epoch: session.epoch,
-        to: this.current,
-        session: session.id,
-      });
-      if (result.status === 'reclaimed') session.epoch = result.epoch;
-      else session.close(1000, 'claimed elsewhere', 'fenced');
+      await this.claimAgain(session);
     } else if (owner.epoch > session.epoch) {
       session.close(1000, 'claimed elsewhere', 'superseded');
+    } else if (owner.session !== session.id) {
+      // The store fell back behind our claim; a new registration puts it right.
+      session.close(1000, 'claim forgotten', 'fenced');
     }
   }
 }

@@ -13,6 +13,8 @@ export interface CallAnswer {
   readonly bodyBytes: number;
   /** Does the first part of the answer name the device that was called? */
   readonly named: boolean;
+  /** First part of an answer that is not 200. */
+  readonly problem: string;
 }
 
 export class CallConnection {
@@ -24,6 +26,7 @@ export class CallConnection {
   private status = 0;
   private bodyBytes = 0;
   private named = false;
+  private problem = '';
   private missing = -1;
   /** Head that has come in part. */
   private rest = '';
@@ -95,13 +98,14 @@ export class CallConnection {
       this.missing = this.bodyBytes;
       inBody = this.rest.length + bytes - end - HEAD_END.length;
       this.named = text.indexOf(this.code, end) >= 0;
+      this.problem = this.status === 200 ? '' : text.slice(end + HEAD_END.length);
       this.rest = '';
     }
     this.missing -= inBody;
     if (this.missing > 0) return;
-    const { done, status, bodyBytes, named } = this;
+    const { done, status, bodyBytes, named, problem } = this;
     this.done = undefined;
     if (this.missing < 0 || done === undefined) this.onEnd(new Error('more bytes came than were asked for'));
-    else done({ status, bodyBytes, named });
+    else done({ status, bodyBytes, named, problem });
   }
 }

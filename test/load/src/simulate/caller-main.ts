@@ -45,11 +45,11 @@ class Tally {
     this.leastBytes = leastBytes;
   }
 
-  take({ status, bodyBytes, named }: CallAnswer, tookMs: number): void {
+  take({ status, bodyBytes, named, problem }: CallAnswer, tookMs: number): void {
     if (status === 200 && named && bodyBytes >= this.leastBytes) {
       this.answered++;
       this.takenMs.push(tookMs);
-    } else this.fail(`status ${status}, ${bodyBytes} bytes, device ${named ? 'named' : 'not named'}`);
+    } else this.fail(`status ${status}, ${bodyBytes} bytes, device ${named ? 'named' : 'not named'} ${problem}`);
   }
 
   fail(cause: string): void {
