@@ -237,16 +237,24 @@ function capacityFor(needed: number, capacity: number, limitBytes: number): numb
   return needed <= capacity ? capacity : Math.min(limitBytes, Math.max(needed, capacity * 2, 4096));
 }
 
-/** Runs an upgrade, and the `open` callback of its socket after it. False if the socket was gone before that. */
-export type Opener = (upgrade: () => void) => boolean;
+/** Runs an upgrade, and the `open` callback of its socket with this session after it. False if the socket was gone before that. */
+export type Opener<Session> = (session: Session, upgrade: () => void) => boolean;
+
+const NOTHING = Object.freeze({});
 
 export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session> {
   readonly #key: string;
   readonly #context: UpgradeContext;
-  readonly #open: Opener;
+  readonly #open: Opener<Session>;
 
   /** The address is read at once: failed registrations are counted by it (protocol F13, F14), and leaving early must not hide it. */
-  constructor(raw: NativeResponse, server: ExchangeServer, key: string, context: UpgradeContext, open: Opener) {
+  constructor(
+    raw: NativeResponse,
+    server: ExchangeServer,
+    key: string,
+    context: UpgradeContext,
+    open: Opener<Session>,
+  ) {
     super(raw, false, server);
     this.rememberAddress();
     this.#key = key;
@@ -260,9 +268,9 @@ export class Upgrade<Session> extends Exchange implements UpgradeHandle<Session>
     this.raw = undefined;
     this.server.upgraded(this.remote);
     // Offers of sub-protocols and extensions are ignored and not echoed (protocol H11).
-    // Bound and not a closure, because no script may run between the upgrade and the end of the cork (see uws.ts).
-    const upgrade = raw.upgrade.bind(raw, { session }, this.#key, '', '', this.#context);
-    return this.#open(() => this.corked(raw, upgrade));
+    // Bound and not a closure, and without the session: see uws.ts on what must not happen between the upgrade and the end of the cork.
+    const upgrade = raw.upgrade.bind(raw, NOTHING, this.#key, '', '', this.#context);
+    return this.#open(session, () => this.corked(raw, upgrade));
   }
 
   refuse(status: number, headers: HeaderList, body: string | Uint8Array, options?: { readonly close?: boolean }): void {

@@ -125,10 +125,11 @@ class Listener implements ServerBuilder {
     };
     /** A socket between its upgrade and `open`; at most one. */
     const opening: NativeSocket[] = [];
-    const opener = (upgrade: () => void): boolean => {
+    const opener = (session: Session, upgrade: () => void): boolean => {
       upgrade();
       const socket = opening.pop();
       if (socket === undefined) return false;
+      Object.assign(socket, { session });
       guarded(socket, (it) => behavior.open(it));
       return true;
     };
@@ -146,8 +147,8 @@ class Listener implements ServerBuilder {
         const snapshot = snapshotOf(request, upgrade, paramCount, headers);
         this.#run(upgrade, snapshot, () => behavior.upgrade(snapshot, upgrade));
       },
-      // Nothing but this runs inside the upgrade (see uws.ts).
-      open: opening.push.bind(opening),
+      // Nothing else may run inside the upgrade, and `push` would let the engine work on something of its own first (see uws.ts).
+      open: opening.unshift.bind(opening),
       message: (socket, message, isBinary) =>
         guarded(socket, (it) => behavior.message(it, Buffer.from(message), isBinary)),
       ...(behavior.drained === undefined ? {} : { drain: (socket) => guarded(socket, (it) => behavior.drained?.(it)) }),
@@ -257,8 +258,8 @@ class Listener implements ServerBuilder {
   }
 }
 
-/** The transport copies `{ session }` onto the socket at the upgrade (Upgrade.accept), which makes it a Socket<Session>; no declaration
- *  of the transport can say so, because the type of the session is the user's. */
+/** Its session is put on the socket before anybody sees it, which makes it a Socket<Session>; no declaration of the transport can say so,
+ *  because the type of the session is the user's. */
 function typed<Session>(socket: NativeSocket): Socket<Session> {
   return socket as unknown as Socket<Session>;
 }

@@ -19,8 +19,9 @@
  *    undelivered until more bytes come (protocol E4).
  *  - An upgrade outside the handler's first tick gives back the end of the socket's memory, and when the cork ends the transport reads a flag
  *    there that says whether to close. Whatever was allocated in between may stand there instead, and the new WebSocket is closed at once
- *    (uWebSockets pull request 1929, not in this release). Memory of that size is taken when a function is compiled or optimized; so no
- *    function of ours is entered or left between the two: the `open` callback and the corked function are built-in ones.
+ *    (uWebSockets pull request 1929, not in this release). Memory of that size is taken when a function is compiled and when a property gets
+ *    a value of another kind than before; so no function of ours is entered or left between the two, and the session is put on the socket
+ *    afterwards.
  *  - A frame in the same segment as the handshake is lost when the upgrade is synchronous; bytes before an asynchronous 101 are read as
  *    a bad HTTP request: 505 and close, the upgrade is aborted (protocol H13). */
 export {

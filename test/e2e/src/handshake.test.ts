@@ -4,7 +4,8 @@
 import { randomBytes } from 'node:crypto';
 import { type Broker, type EdgeProcess, waitFor } from '@lapi-broker/fixture';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { KEEPALIVE, newCode } from './device.ts';
+import { DEVICE_INFO, KEEPALIVE, newCode } from './device.ts';
+import { EventReader, epochsOf } from './event-reader.ts';
 import {
   type Applicant,
   ask,
@@ -32,9 +33,10 @@ import {
   targetOf,
 } from './registration.ts';
 import { type Setting, startSetting, timed } from './setting.ts';
-import { encodeFrame, type HttpAnswer, REGISTER, type Wire } from './wire.ts';
+import { type HttpAnswer, REGISTER, Wire } from './wire.ts';
 
 const NONCE_TTL_S = 30;
+const FIRST_GET = `GET ${REGISTER} HTTP/1.1\r\nHost: broker.example\r\n\r\n`;
 const REJECTED = 'lapi_register_rejected_total';
 const PREVIOUS_KEY = randomBytes(32).toString('base64');
 const FOREIGN_KEY = randomBytes(32).toString('base64');
@@ -66,6 +68,16 @@ function edge(index = 0): EdgeProcess {
 /** The body of 2.2. */
 function unionBody(nonce: string): string {
   return `{"Nonce":"${nonce}","Response":{"ResponseURL":"${REGISTER}","ResponseString":"Not Authorized","StatusCode":"401","Data":{"Nonce":"${nonce}"}}}`;
+}
+
+/** An edge that is draining and holds on to its last device, which has a call to answer. */
+async function drainingEdge(index: number): Promise<Wire> {
+  const applicant = await provisioned(broker);
+  const wire = await registered(broker, applicant, index, newAddress());
+  void broker.api(`/v1/devices/${applicant.code}${DEVICE_INFO}`).catch(() => undefined);
+  await wire.call(DEVICE_INFO);
+  edge(index).signal('SIGTERM');
+  return wire;
 }
 
 async function firstText(wire: Wire): Promise<string> {
@@ -470,11 +482,14 @@ describe.concurrent('secrets', () => {
     const wire = await registered(broker, renewed, 1, newAddress());
     const { epoch } = await broker.untilOnline(applicant.code);
     expect((await broker.api(`/v1/devices/${applicant.code}/secret/promote`, { method: 'POST' })).status).toBe(200);
-    // Changes reach the node in order: the disconnect comes after the change of the secret, and is what ends the session.
+    // Messages to a node arrive in order: once the disconnect ends the session, it has lived through the change before it.
     expect((await broker.api(`/v1/devices/${applicant.code}/disconnect`, { method: 'POST' })).status).toBe(202);
     await wire.untilClosed();
     expect(wire.closeCode).toBe(1000);
-    expect(await broker.untilOnline(applicant.code, false)).toMatchObject({ epoch });
+    expect(await broker.untilOnline(applicant.code, false)).toMatchObject({ lastOffline: { reason: 'disconnected' } });
+    const reader = await EventReader.replay(broker, `device=${applicant.code}`);
+    await reader.presence(applicant.code, 'offline');
+    expect(epochsOf(reader.events, applicant.code)).toEqual({ online: [epoch], offline: [epoch] });
   });
 
   test.each<[string, (applicant: Applicant) => Promise<unknown>]>([
@@ -559,7 +574,6 @@ describe.concurrent('refused before anything is looked at', () => {
   test.each([
     ['a head over 4 KiB', `GET ${REGISTER} HTTP/1.1\r\n${HEAD}X-Long: ${'x'.repeat(5_000)}\r\n\r\n`],
     ['no Host', `GET ${REGISTER} HTTP/1.1\r\nUpgrade: websocket\r\n\r\n`],
-    ['two Hosts', `GET ${REGISTER} HTTP/1.1\r\n${HEAD}Host: other.example\r\n\r\n`],
     ['HTTP/1.0', `GET ${REGISTER} HTTP/1.0\r\n${HEAD}\r\n`],
     ['bare line feeds', `GET ${REGISTER} HTTP/1.1\nHost: broker.example\n\n`],
     ['an absolute-form target', `GET http://broker.example${REGISTER} HTTP/1.1\r\n${HEAD}\r\n`],
@@ -817,14 +831,143 @@ describe('alone', () => {
   test('F3: a first GET is a challenge, no failure', async () => {
     const wire = await connect(broker, 0, newAddress());
     const before = await broker.metric(edge(), 'lapi_challenges_total');
-    expect(
-      (
-        await refusals(async () => {
-          for (let i = 0; i < 100; i++) await ask(wire);
-        }, 'bad_param')
-      ).all,
-    ).toBe(0);
+    const added = await refusals(async () => {
+      for (let i = 0; i < 100; i++) await ask(wire);
+    }, 'bad_param');
+    expect(added.all).toBe(0);
     expect((await broker.metric(edge(), 'lapi_challenges_total')) - before).toBe(100);
-    expect((await timed(ask(wire))).tookMs).toBeLessThan(500);
+  });
+
+  test('H3, F16: the shape of the challenge is one of the listener; a draining edge answers 503 and closes', async () => {
+    const index = broker.edges.length;
+    await broker.addEdge({ LAPI_CHALLENGE_SHAPE: 'bare', LAPI_DRAIN_SECONDS: '4' });
+    const applicant = await provisioned(broker);
+    const challenger = await connect(broker, index, newAddress());
+    const answer = await ask(challenger);
+    const nonce = nonceIn(answer);
+    expect(answer.body).toBe(`{"Nonce":"${nonce}"}`);
+    const last = await drainingEdge(index);
+    const refused = await waitFor(
+      async () => {
+        const first = await ask(await connect(broker, index, newAddress()));
+        return first.status === 401 ? undefined : first;
+      },
+      { deadlineMs: 3_000, what: 'the drain to begin' },
+    );
+    for (const [answered, wire] of [
+      [refused, undefined],
+      [await ask(challenger, stepTwo(applicant, nonce)), challenger],
+    ] as const) {
+      expect(answered.status).toBe(503);
+      expect(answered.headers.get('retry-after')).toBe('5');
+      expect(answered.body).not.toContain('Nonce');
+      await wire?.untilClosed();
+    }
+    // The nonce was not used up; any other edge takes it.
+    expect((await ask(await connect(broker, 1, newAddress()), stepTwo(applicant, nonce))).status).toBe(101);
+    await last.untilClosed();
+    expect(last.closeCode).toBe(1001);
+    expect(await edge(index).exited).toMatchObject({ code: 0 });
+  });
+
+  describe('L34', () => {
+    /** Registers devices from addresses of their own, one after the other, until `over`. */
+    async function registerMeanwhile(over: () => boolean): Promise<number[]> {
+      const tookMs: number[] = [];
+      while (!over() || tookMs.length < 3) {
+        const applicant = await provisioned(broker);
+        const address = newAddress();
+        tookMs.push((await timed(registered(broker, applicant, 0, address))).tookMs);
+      }
+      return tookMs;
+    }
+
+    test('L34: failing second GETs of one address are slowed, then refused; other addresses register within 1 s', async () => {
+      const address = newAddress();
+      const attempts = 120;
+      let answered = 0;
+      const attempt = async (): Promise<{
+        readonly result: HttpAnswer;
+        readonly tookMs: number;
+        readonly wire: Wire;
+      }> => {
+        const wire = await connect(broker, 0, address);
+        const target = stepTwo({ code: newCode(), secret: 'none' }, nonceOfAge(FOREIGN_KEY, 1));
+        const outcome = await timed(ask(wire, target));
+        answered++;
+        return { ...outcome, wire };
+      };
+      const flood = Promise.all(Array.from({ length: attempts }, attempt));
+      const others = await registerMeanwhile(() => answered === attempts);
+      expect(Math.max(...others)).toBeLessThan(1_000);
+      const answers = await flood;
+      const challenged = answers.filter(({ result }) => result.status === 401);
+      const refused = answers.filter(({ result }) => result.status === 429);
+      expect([challenged.length, refused.length]).toEqual([60, 60]);
+      // Five answers at once, then 1, 2, 3, 4 and 5 s late.
+      expect(challenged.filter(({ tookMs }) => tookMs < 900)).toHaveLength(5);
+      expect(challenged.filter(({ tookMs }) => tookMs > 4_900)).toHaveLength(51);
+      for (const { result, tookMs, wire } of refused) {
+        expect(tookMs).toBeLessThan(1_000);
+        expect(result.headers.get('retry-after')).toBe('30');
+        expect(result.body).not.toContain('Nonce');
+        await wire.untilClosed();
+      }
+      expect((await ask(await connect(broker, 0, address))).status).toBe(429);
+      expect((await ask(await connect(broker, 1, address))).status).toBe(401);
+    });
+
+    test('L34: first GETs of one address, as fast as it can, do not keep others out', async () => {
+      const address = newAddress();
+      let over = false;
+      let asked = 0;
+      /** Pipelines on one connection until it is refused. */
+      const exhaust = async (wire: Wire): Promise<void> => {
+        while (!over) {
+          wire.write(FIRST_GET.repeat(50));
+          for (let i = 0; i < 50; i++) {
+            asked++;
+            if ((await wire.answer()).status !== 401) return;
+          }
+        }
+      };
+      const flood = Array.from({ length: 8 }, async () => {
+        while (!over) {
+          const wire = await Wire.connect(broker.edgeUrl(), address);
+          await exhaust(wire).finally(() => wire.destroy());
+        }
+      });
+      const tookMs: number[] = [];
+      try {
+        await waitFor(() => asked > 2_000, { deadlineMs: 10_000, what: 'a flood larger than any burst' });
+        for (let i = 0; i < 5; i++) {
+          const applicant = await provisioned(broker);
+          tookMs.push((await timed(registered(broker, applicant, 0, newAddress()))).tookMs);
+        }
+      } finally {
+        over = true;
+        await Promise.all(flood);
+      }
+      expect(Math.max(...tookMs)).toBeLessThan(1_000);
+      expect(await broker.metric(edge(), REJECTED, { reason: 'admission' })).toBeGreaterThan(0);
+    });
+
+    test('L34: unauthenticated connections of one address are limited; others connect (S10)', async () => {
+      const address = newAddress();
+      const wires = await Promise.all(Array.from({ length: 300 }, () => connect(broker, 0, address)));
+      await waitFor(() => wires.filter((wire) => wire.closed).length === 300 - 256, {
+        deadlineMs: 5_000,
+        what: 'the connections above 256 to be closed',
+      });
+      await registered(broker, await provisioned(broker), 0, newAddress());
+      for (const wire of wires) wire.destroy();
+    });
+  });
+
+  test('L33: no line of any process holds a secret, a Sign, a nonce or a key', () => {
+    expect(canaryCount()).toBeGreaterThan(500);
+    const processes = [...broker.edges, ...broker.commands];
+    for (const process of processes) expect(process.lines().length).toBeGreaterThan(10);
+    expect(leaks(processes)).toEqual([]);
   });
 });

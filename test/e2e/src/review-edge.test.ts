@@ -57,6 +57,7 @@ async function cutInboxes(redis: RedisServer): Promise<void> {
 async function lateCommands(redis: RedisServer): Promise<{ readonly url: string; delay(ms: number): void }> {
   let delayMs = 0;
   const sockets = new Set<Socket>();
+  const timers = new Set<NodeJS.Timeout>();
   const server: Server = createServer((client) => {
     const target = dial({ host: '127.0.0.1', port: redis.port });
     let subscriber = false;
@@ -75,11 +76,12 @@ async function lateCommands(redis: RedisServer): Promise<{ readonly url: string;
     });
     target.on('data', (bytes) => {
       if (subscriber || delayMs === 0) client.write(bytes);
-      else setTimeout(() => client.writable && client.write(bytes), delayMs);
+      else timers.add(setTimeout(() => client.writable && client.write(bytes), delayMs));
     });
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   ends.push(() => {
+    for (const timer of timers) clearTimeout(timer);
     for (const socket of sockets) socket.destroy();
     return new Promise((resolve) => server.close(resolve));
   });
@@ -160,11 +162,16 @@ test('H7, D3: a registration that was broken off after its claim leaves no older
   const second = await Wire.connect(broker.edgeUrl(0));
   const nonce = nonceOf(await second.get(REGISTER));
   way.delay(500);
-  second.get(`${REGISTER}?${registerQuery(device.identity, nonce)}`).catch(() => undefined);
-  await waitFor(async () => (await redis.command('HGET', await rowKey(redis, device.code), 'epoch')) !== String(epoch), {
-    deadlineMs: 5_000,
-    what: 'the second claim',
-  });
+  second.write(
+    `GET ${REGISTER}?${registerQuery(device.identity, nonce)} HTTP/1.1\r\nHost: broker.example\r\nUpgrade: websocket\r\nSec-WebSocket-Key: bHBrZjA5ODc2NTQzMjEwMQ==\r\n\r\n`,
+  );
+  await waitFor(
+    async () => (await redis.command('HGET', await rowKey(redis, device.code), 'epoch')) !== String(epoch),
+    {
+      deadlineMs: 5_000,
+      what: 'the second claim',
+    },
+  );
   second.destroy();
   await broker.untilOnline(device.code, false);
   way.delay(0);

@@ -3,27 +3,48 @@ import { AdmissionBucket } from './admission.ts';
 
 test('a burst of twice the rate passes at once, the next registration is refused with a time to come back', () => {
   const bucket = new AdmissionBucket(10, 0);
-  for (let i = 0; i < 20; i++) expect(bucket.ask(0, 0.5).status).toBe('admitted');
-  const refused = bucket.ask(0, 0.5);
+  for (let i = 0; i < 20; i++) expect(bucket.ask(`site ${i}`, 0, 0.5).status).toBe('admitted');
+  const refused = bucket.ask('another', 0, 0.5);
   expect(refused).toEqual({ status: 'refused', retryAfterS: 2 });
 });
 
 test('tokens come back at the rate', () => {
   const bucket = new AdmissionBucket(10, 0);
-  for (let i = 0; i < 20; i++) bucket.ask(0, 0);
-  expect(bucket.ask(99, 0).status).toBe('refused');
-  expect(bucket.ask(200, 0).status).toBe('admitted');
+  for (let i = 0; i < 20; i++) bucket.ask(`site ${i}`, 0, 0);
+  expect(bucket.ask('another', 99, 0).status).toBe('refused');
+  expect(bucket.ask('another', 200, 0).status).toBe('admitted');
 });
 
 test('the longer the queue of refused devices, the later they are asked to return, spread and at most 120 s', () => {
   const bucket = new AdmissionBucket(10, 0);
-  for (let i = 0; i < 20; i++) bucket.ask(0, 0);
+  for (let i = 0; i < 20; i++) bucket.ask(`site ${i}`, 0, 0);
   const waits: number[] = [];
   for (let i = 0; i < 5_000; i++) {
-    const answer = bucket.ask(0, i % 2 === 0 ? 0 : 0.999);
+    const answer = bucket.ask('another', 0, i % 2 === 0 ? 0 : 0.999);
     if (answer.status === 'refused') waits.push(answer.retryAfterS);
   }
   expect(waits.at(0)).toBe(2);
   expect(Math.max(...waits)).toBe(120);
   expect(waits[200]).toBeLessThan(waits[201] as number);
+});
+
+test('one address cannot use up what others need: it gets the whole rate, but not the last quarter of the burst (L34)', () => {
+  const bucket = new AdmissionBucket(100, 0);
+  let flooded = 0;
+  for (let nowMs = 0; nowMs < 10_000; nowMs++) {
+    if (bucket.ask('flood', nowMs, 0).status === 'admitted') flooded++;
+    if (nowMs % 100 === 50) expect(bucket.ask(`site ${nowMs}`, nowMs, 0).status).toBe('admitted');
+  }
+  // 75 % of a burst of 200, then 100 a second less the 10 a second of the others.
+  expect(flooded).toBeGreaterThan(1_000);
+  expect(flooded).toBeLessThan(1_100);
+});
+
+test('an address of its own is remembered for the second under way only', () => {
+  const bucket = new AdmissionBucket(10, 0);
+  for (let i = 0; i < 15; i++) expect(bucket.ask('site', 0, 0).status).toBe('admitted');
+  expect(bucket.ask('site', 999, 0).status).toBe('admitted');
+  for (let i = 0; i < 14; i++) bucket.ask('site', 999, 0);
+  expect(bucket.ask('site', 999, 0).status).toBe('refused');
+  expect(bucket.ask('site', 1_000, 0).status).toBe('admitted');
 });

@@ -1,8 +1,14 @@
 /** Answers "may this node start one more registration now?" Asked at step 1 only: the nonce it hands out is the ticket, so step 2 of an
- *  admitted device is served even under overload (otherwise success would fall with the square of the admission rate). Pure. */
+ *  admitted device is served even under overload (otherwise success would fall with the square of the admission rate).
+ *  An address that asks for much does not get the last of the burst, so a flood from one never keeps the others out (protocol L34); alone it
+ *  still gets the whole rate. Bound: an entry per address admitted in the second under way. Pure. */
 
 export type Admission = { readonly status: 'admitted' } | { readonly status: 'refused'; readonly retryAfterS: number };
 
+/** Who was admitted this part of the rate within a second asks for much. */
+const MUCH = 0.2;
+/** This part of the burst is for those who do not. */
+const KEPT = 0.25;
 const LEAST_RETRY_S = 2;
 const MOST_RETRY_S = 120;
 
@@ -13,6 +19,9 @@ export class AdmissionBucket {
   private refilledMs: number;
   /** Refused since the bucket last had a token: the length of the queue that will come back. */
   private excess = 0;
+  /** How often each address was admitted in the second under way. */
+  private readonly admitted = new Map<string, number>();
+  private second = 0;
 
   constructor(ratePerSecond: number, nowMs: number) {
     this.ratePerSecond = ratePerSecond;
@@ -22,11 +31,19 @@ export class AdmissionBucket {
   }
 
   /** `random` in [0, 1) spreads the returns (protocol S15). */
-  ask(nowMs: number, random: number): Admission {
+  ask(address: string, nowMs: number, random: number): Admission {
     this.tokens = Math.min(this.burst, this.tokens + ((nowMs - this.refilledMs) / 1_000) * this.ratePerSecond);
     this.refilledMs = nowMs;
-    if (this.tokens >= 1) {
+    const second = Math.floor(nowMs / 1_000);
+    if (second !== this.second) {
+      this.second = second;
+      this.admitted.clear();
+    }
+    const before = this.admitted.get(address) ?? 0;
+    const kept = before >= this.ratePerSecond * MUCH ? this.burst * KEPT : 0;
+    if (this.tokens >= 1 + kept) {
       this.tokens -= 1;
+      this.admitted.set(address, before + 1);
       this.excess = Math.max(0, this.excess - 1);
       return { status: 'admitted' };
     }

@@ -149,7 +149,7 @@ export class Handshake {
     }
     const query = readRegisterQuery(request.query);
     if (query.status === 'step1') {
-      this.firstGet(answer);
+      this.firstGet(request, answer);
       return;
     }
     if (query.status === 'rejected') {
@@ -171,7 +171,7 @@ export class Handshake {
     if (!this.passesFirstChecks(request, answer)) return;
     const query = readRegisterQuery(request.query);
     if (query.status === 'step1') {
-      this.firstGet(answer);
+      this.firstGet(request, answer);
       return;
     }
     this.challenge(request, answer, /websocket/i.test(request.header('upgrade')) ? 'bad_ws_key' : 'no_upgrade');
@@ -200,7 +200,7 @@ export class Handshake {
       answer.give(400, JSON_TYPE, '{"error":"body_on_get"}', true);
       return false;
     }
-    if ((request.query?.length ?? 0) > MAX_QUERY_BYTES) {
+    if (Buffer.byteLength(request.query ?? '') > MAX_QUERY_BYTES) {
       this.reject(request, 'query_too_long');
       answer.give(400, JSON_TYPE, '{"error":"query_too_long"}', true);
       return false;
@@ -217,9 +217,10 @@ export class Handshake {
     return true;
   }
 
-  private firstGet(answer: Answer): void {
+  private firstGet(request: RequestSnapshot, answer: Answer): void {
     const { admission, clock, random, sessions, maxSessions, metrics } = this.options;
-    const admitted = sessions.size < maxSessions ? admission.ask(clock.monotonicMs(), random()) : undefined;
+    const admitted =
+      sessions.size < maxSessions ? admission.ask(request.address, clock.monotonicMs(), random()) : undefined;
     if (admitted?.status !== 'admitted') {
       metrics.registerRejected.inc({ reason: 'admission' });
       answer.give(503, [['Retry-After', String(admitted?.retryAfterS ?? RETRY_LIMITED_S)]], '', true);
