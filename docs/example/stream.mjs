@@ -22,7 +22,13 @@ function connect() {
       console.log(message.id, message.status, DeviceName ?? message.problem?.code ?? message.response?.ResponseString);
     } else if (message.type === 'gap' || message.type === 'error' || message.type === 'closing') console.log(data);
   };
-  socket.onclose = () => setTimeout(connect, 2_000);
+  let over = false;
+  const goOn = () => {
+    if (!over) setTimeout(connect, 2_000);
+    over = true;
+  };
+  socket.onerror = goOn; // A connection that never opened may say only this.
+  socket.onclose = goOn;
 }
 
 connect();

@@ -5,13 +5,17 @@ import { Obstacle } from './stop.mjs';
 
 /** @param {number} port 0 for any
  *  @param {string} host
- *  @returns {Promise<{ port: number } | { problem: string }>} */
+ *  @returns {Promise<{ port: number } | { problem: string, wrong: 'port' | 'host' }>} */
 export function tryPort(port, host) {
   return new Promise((resolve) => {
     const server = createServer();
     server.once('error', (error) => {
       const { code } = /** @type {NodeJS.ErrnoException} */ (error);
-      resolve({ problem: code === 'EADDRINUSE' ? 'is taken' : `cannot be used (${code ?? error.message})` });
+      if (code === 'EADDRINUSE') resolve({ problem: 'is taken', wrong: 'port' });
+      else {
+        const wrong = code === 'EACCES' ? 'port' : 'host';
+        resolve({ problem: `cannot be used (${code ?? error.message})`, wrong });
+      }
     });
     server.listen({ port, host, exclusive: true }, () => {
       const address = server.address();
@@ -31,11 +35,11 @@ export async function anyPort() {
 /** @param {import('./settings.mjs').StartSettings} settings */
 export async function requirePorts({ apiPort, apiHost, devicePorts, deviceHost }) {
   const wanted = [
-    { port: apiPort, host: apiHost, setting: 'LAPI_API_PORT', use: 'the platform API' },
+    { port: apiPort, host: apiHost, setting: 'LAPI_API', use: 'the platform API' },
     ...devicePorts.map((port, i) => ({
       port,
       host: deviceHost,
-      setting: 'LAPI_DEVICE_PORT',
+      setting: 'LAPI_DEVICE',
       use: `devices of edge-${i + 1}`,
     })),
   ];
@@ -43,9 +47,11 @@ export async function requirePorts({ apiPort, apiHost, devicePorts, deviceHost }
   for (const { port, host, setting, use } of wanted) {
     const result = await tryPort(port, host);
     if ('problem' in result) {
-      problems.push(
-        `  Port ${port} on ${host}, for ${use}, ${result.problem}. ${setting} chooses another, e.g. ${setting}=${port + 100} npm start`,
-      );
+      const remedy =
+        result.wrong === 'port'
+          ? `${setting}_PORT chooses another, e.g. ${setting}_PORT=${port + 100} npm start`
+          : `${setting}_HOST names the address; it must be one of this machine`;
+      problems.push(`  Port ${port} on ${host}, for ${use}, ${result.problem}. ${remedy}`);
     }
   }
   if (problems.length > 0) throw new Obstacle(`Nothing was started:\n${problems.join('\n')}`);

@@ -16,9 +16,14 @@ function whole(least, most) {
 
 /** @param {string} value */
 function redisUrl(value) {
-  return /^redis(s|\+sentinel|\+cluster)?:\/\/\S+$/.test(value)
-    ? undefined
-    : 'must start with redis://, rediss://, redis+sentinel:// or redis+cluster://';
+  if (!/^redis(s|\+sentinel|\+cluster)?:\/\/\S+$/.test(value))
+    return 'must start with redis://, rediss://, redis+sentinel:// or redis+cluster://';
+  try {
+    decodeURIComponent(value);
+    return undefined;
+  } catch {
+    return 'must have its user and password percent-encoded (a % itself is %25)';
+  }
 }
 
 /** @type {readonly Setting[]} */

@@ -44,6 +44,10 @@ test('every form of Redis address is accepted', () => {
   }
 });
 
+test('a Redis address with a broken percent-encoding is told as a setting that cannot be used', () => {
+  expect(() => readSettings({ REDIS_URL: 'redis://u:p%ZZ@h:1' })).toThrow('REDIS_URL: must have its user and password');
+});
+
 test('the help names every setting with its default', () => {
   const text = help();
   for (const { name, fallback } of SETTINGS) {

@@ -124,10 +124,11 @@ class Listener implements ServerBuilder {
       }
     };
     /** A socket between its upgrade and `open`; at most one. */
-    const opening: NativeSocket[] = [];
+    const opening: [NativeSocket | undefined] = [undefined];
     const opener = (session: Session, upgrade: () => void): boolean => {
       upgrade();
-      const socket = opening.pop();
+      const [socket] = opening;
+      opening[0] = undefined;
       if (socket === undefined) return false;
       Object.assign(socket, { session });
       guarded(socket, (it) => behavior.open(it));
@@ -147,8 +148,8 @@ class Listener implements ServerBuilder {
         const snapshot = snapshotOf(request, upgrade, paramCount, headers);
         this.#run(upgrade, snapshot, () => behavior.upgrade(snapshot, upgrade));
       },
-      // Nothing else may run inside the upgrade, and `push` would let the engine work on something of its own first (see uws.ts).
-      open: opening.unshift.bind(opening),
+      // Nothing else may run inside the upgrade (see uws.ts); this is a built-in function that lets the engine do nothing else first.
+      open: Reflect.set.bind(Reflect, opening, 0),
       message: (socket, message, isBinary) =>
         guarded(socket, (it) => behavior.message(it, Buffer.from(message), isBinary)),
       ...(behavior.drained === undefined ? {} : { drain: (socket) => guarded(socket, (it) => behavior.drained?.(it)) }),
@@ -160,7 +161,7 @@ class Listener implements ServerBuilder {
           }),
       close: (socket, code, reason) => {
         // Nobody has seen it open; `accept` tells of it.
-        if (socket === opening[0]) opening.pop();
+        if (socket === opening[0]) opening[0] = undefined;
         else guarded(socket, (it) => behavior.closed(it.session, code, Buffer.from(reason).toString('utf8')));
       },
     });

@@ -141,6 +141,28 @@ describe('upgrade', () => {
     expect(order).toEqual(['open late', 'accepted true', 'ended true', 'again false']);
   });
 
+  test('a socket accepted late stays open, whatever memory its open callback takes', async () => {
+    const peers = 64;
+    let opened = 0;
+    let closed = 0;
+    const { server } = await serve({
+      upgrade: async (_request, handle) => {
+        await new Promise((resolve) => setImmediate(resolve));
+        handle.accept(new Session('late'));
+      },
+      open: () => {
+        opened += 1;
+        // Blocks of many sizes, filled with ones: what was given back is taken again.
+        for (let bytes = 8; bytes <= 512; bytes += 8) Buffer.allocUnsafeSlow(bytes).fill(0xf7);
+      },
+      closed: () => {
+        closed += 1;
+      },
+    });
+    for (let i = 0; i < peers; i++) await openPeer(server);
+    expect({ opened, closed }).toEqual({ opened: peers, closed: 0 });
+  });
+
   test('a peer that leaves before the 101 aborts the upgrade; accept then returns false and opens nothing (H7)', async () => {
     let pending: UpgradeHandle<Session> | undefined;
     let asked: RequestSnapshot | undefined;

@@ -84,14 +84,6 @@ export const ERRORS = {
     remedy: 'Call again later, or wait for its presence.online event.',
     retryAfterS: 5,
   },
-  stale_owner: {
-    status: 503,
-    retryable: true,
-    title: 'Device moved',
-    cause: 'The device moved to another node while the call was on its way; nothing was sent to it.',
-    remedy: 'Call again.',
-    retryAfterS: 1,
-  },
   node_draining: {
     status: 503,
     retryable: true,

@@ -5,7 +5,7 @@ import { hostname } from 'node:os';
 import { createProfiles } from '@lapi-broker/device';
 import { isNodeName } from '@lapi-broker/protocol';
 import { parseRedisUrl } from '@lapi-broker/redis';
-import { acceptedBy, readConfig } from '@lapi-broker/runtime';
+import { acceptedBy, ConfigError, readConfig } from '@lapi-broker/runtime';
 import { z } from 'zod';
 
 const port = (fallback: number) => z.coerce.number().int().min(0).max(65_535).default(fallback);
@@ -161,11 +161,28 @@ export type EdgeConfig = Readonly<z.infer<typeof EdgeSettings>> & { readonly pro
 /** Throws ConfigError that lists every problem. */
 export function readEdgeConfig(env: NodeJS.ProcessEnv): EdgeConfig {
   const config = readConfig(EdgeSettings, env);
+  refuseHalfTls(config);
   const file = config.LAPI_PROFILES_FILE;
   return Object.freeze({
     ...config,
     profileOverrides: file === undefined ? {} : readJson(file),
   });
+}
+
+/** One file alone would leave the listener without TLS, unnoticed (S8). */
+function refuseHalfTls({
+  LAPI_DEVICE_TLS_CERT: cert,
+  LAPI_DEVICE_TLS_KEY: key,
+}: Pick<z.infer<typeof EdgeSettings>, 'LAPI_DEVICE_TLS_CERT' | 'LAPI_DEVICE_TLS_KEY'>): void {
+  if ((cert === undefined) === (key === undefined)) return;
+  const [missing, given] = cert === undefined ? ['CERT', 'KEY'] : ['KEY', 'CERT'];
+  throw new ConfigError([
+    {
+      variable: `LAPI_DEVICE_TLS_${missing}`,
+      value: undefined,
+      expectation: `required, because LAPI_DEVICE_TLS_${given} is set`,
+    },
+  ]);
 }
 
 function readJson(file: string): unknown {

@@ -33,6 +33,11 @@ export const MESSAGES_PER_SECOND = 50;
 export const MESSAGES_BURST = 100;
 export const BYTES_PER_SECOND = 2 * 1024 * 1024;
 export const BYTES_BURST = 32 * 1024 * 1024;
+/** Ten times of it is no device any more: frames of every kind count, pings too, and the session is closed (S11). */
+export const FLOOD_FRAMES_PER_SECOND = 500;
+export const FLOOD_FRAMES_BURST = 2_000;
+export const FLOOD_BYTES_PER_SECOND = 20 * 1024 * 1024;
+export const FLOOD_BYTES_BURST = 64 * 1024 * 1024;
 /** Addresses and codes whose failed registrations are remembered; the oldest are forgotten first. */
 export const MAX_REMEMBERED_FAILURES = 10_000;
 /** Provisioning records cached for the next registration of the same device; a stale one is refused by the claim. */

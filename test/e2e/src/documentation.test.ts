@@ -1,17 +1,21 @@
 /** What docs/ shows to platform developers runs as it is printed: the example programs against a real broker and a simulated device. */
 
 import { fileURLToPath } from 'node:url';
-import { Broker, type RunningProcess, startProcess, waitFor } from '@lapi-broker/fixture';
+import { Broker, freePort, type RunningProcess, startProcess, waitFor } from '@lapi-broker/fixture';
 import { SimulatedDevice } from '@lapi-broker/fleet';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const CODE = '210235SIMN0000000001';
 
 let broker: Broker;
+let api: Readonly<Record<string, string>>;
 let device: SimulatedDevice;
 
 beforeAll(async () => {
-  broker = await Broker.start({ edges: 1 });
+  broker = await Broker.start({ edges: 1, commands: 0 });
+  // Chosen here, because one test starts the service again at the same place.
+  api = { LAPI_API_PORT: String(await freePort()) };
+  await broker.addCommand(api);
   const secret = await broker.provision(CODE, { type: 'nvr', profile: 'nvr' });
   device = new SimulatedDevice({ code: CODE, secret, profile: 'nvr', urls: [broker.edgeUrl()], rates: { alarm: 120 } });
   device.start();
@@ -43,7 +47,7 @@ test('platform.mjs calls every device that is online, follows alarms, and goes o
   await command?.stop();
   await line(program, /^events: .*going on in 2 s/);
   const before = program.lines().length;
-  await broker.addCommand({ LAPI_API_PORT: new URL(command?.url ?? '').port });
+  await broker.addCommand(api);
   await waitFor(
     () =>
       program

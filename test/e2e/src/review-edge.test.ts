@@ -8,7 +8,7 @@ import { afterEach, expect, test } from 'vitest';
 import { DEVICE_INFO, Device, KEEPALIVE } from './device.ts';
 import { EventReader, epochsOf } from './event-reader.ts';
 import { type Setting, startSetting } from './setting.ts';
-import { nonceOf, REGISTER, registerQuery, Wire } from './wire.ts';
+import { encodeFrame, nonceOf, REGISTER, registerQuery, Wire } from './wire.ts';
 
 const ends: (() => Promise<unknown> | unknown)[] = [];
 afterEach(async () => {
@@ -316,3 +316,20 @@ test('K5: a device that kept alive while its node was paused is not taken for si
     what: 'the epoch of the new incarnation',
   });
 }, 90_000);
+
+test('S11, I4.5: a device that floods with keepalives or pings is closed with 1008, and the others go on', async () => {
+  const redis = await ownRedis();
+  const { broker } = await setUp(redis, 1);
+  const other = await Device.online(broker, { settings: { profile: 'quiet' } });
+  const keepalive = encodeFrame(`{"RequestURL":"${KEEPALIVE}","Method":"PUT","Cseq":1,"Data":{}}`);
+  for (const frame of [keepalive, encodeFrame('', { opcode: 9 })]) {
+    const hostile = await Device.online(broker, { settings: { profile: 'quiet' } });
+    hostile.wire.onFrame = ({ opcode }) => opcode !== 8;
+    hostile.wire.write(Buffer.concat(Array.from({ length: 4_000 }, () => frame)));
+    await hostile.wire.untilClosed(5_000);
+    expect(hostile.wire.closeCode).toBe(1008);
+    const row = await broker.untilOnline(hostile.code, false);
+    expect(row.lastOffline).toMatchObject({ reason: 'overflow' });
+  }
+  expect(await other.keepalive()).toContain('"ResponseCode":0');
+});

@@ -8,7 +8,8 @@
  *      11     4  ResponseCode (i32), 0 when absent
  *      15     …  the device's answer as one JSON object, empty unless the outcome is `answered` */
 
-/** `answered`: the device replied. All others are refusals or losses, named as the public error codes. */
+/** `answered`: the device replied. All others are refusals or losses, named as the public error codes; `stale_owner` stays among ourselves:
+ *  the asking process looks the owner up again, and tells the platform what it finds. */
 export const REPLY_OUTCOMES = [
   'answered',
   'device_offline',

@@ -39,7 +39,7 @@ export interface DirectCommand {
   withdrawn?(): boolean;
 }
 
-export type CommandError = Exclude<ReplyOutcome, 'answered'> | 'device_unknown' | 'rate_limited';
+export type CommandError = Exclude<ReplyOutcome, 'answered' | 'stale_owner'> | 'device_unknown' | 'rate_limited';
 
 export type CommandEnd =
   | {
@@ -130,7 +130,6 @@ const LAST_BACKOFF_MS = 1_000;
 
 const DETAILS: Partial<Record<CommandError, string>> = {
   device_offline: 'the device has no session',
-  stale_owner: 'the device moved while the call was on its way',
   device_busy: 'too many calls wait for this device, or its connection takes no more bytes',
   node_draining: 'the node of the device is leaving',
   timeout_not_sent: 'the deadline passed while the call waited for its turn',
@@ -357,7 +356,9 @@ export class Dispatch {
     this.#onRefusal(call, frame.outcome, frame);
   }
 
-  #onRefusal(call: Call, error: Exclude<ReplyOutcome, 'answered'>, frame: ReplyFrame): void {
+  #onRefusal(call: Call, outcome: Exclude<ReplyOutcome, 'answered'>, frame: ReplyFrame): void {
+    // To the platform a session that moved before the write is a session that was lost (protocol 13.3).
+    const error = outcome === 'stale_owner' ? 'device_offline' : outcome;
     if (frame.written) {
       this.#refuse(call, error, true);
       return;
@@ -367,13 +368,12 @@ export class Dispatch {
       this.#parts.meter.lateReply();
       return;
     }
-    const isGone = error === 'stale_owner' || error === 'device_offline' || error === 'node_draining';
+    const isGone = error === 'device_offline' || error === 'node_draining';
     if (isGone || error === 'broker_unavailable') this.#parts.owners.delete(call.command.code);
     // A fresh look-up that led to `device_offline` would lead there again.
-    const mayHaveMoved = error === 'stale_owner' || (error === 'device_offline' && call.fromCache);
+    const mayHaveMoved = outcome === 'stale_owner' || (outcome === 'device_offline' && call.fromCache);
     if (mayHaveMoved && this.#tryAgain(call)) return;
-    // To the platform a session that moved before the write is a session that was lost (protocol 13.3).
-    if (isGone) this.#waitForDevice(call, error === 'stale_owner' ? 'device_offline' : error);
+    if (isGone) this.#waitForDevice(call, error);
     else this.#refuse(call, error, false);
   }
 

@@ -72,6 +72,8 @@ describe('cursor', () => {
     '2025-13-40T00:00:00Z',
     '2031-01-01T00:00:00Z',
     'NaN',
+    '2025-02-30T00:00:00Z',
+    '2025-04-31T00:00:00Z',
   ])('refuses %j as a starting place', (text) => expect(parseStartPoint(text, 16, NOW)).toBeUndefined());
 
   it.each([

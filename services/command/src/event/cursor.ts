@@ -85,12 +85,20 @@ export function parseStartPoint(text: string, shards: number, nowMs: number): St
   if (text === 'now' || text === 'start') return { from: text };
   const event = parseEventId(text, shards);
   if (event !== undefined) return { from: 'event', ...event };
-  if (RFC3339.test(text)) {
+  const time = RFC3339.exec(text);
+  if (time !== null) {
     const ms = Date.parse(text.toUpperCase().replace(' ', 'T'));
-    return Number.isNaN(ms) || ms > nowMs + 60_000 ? undefined : { from: 'time', ms: Math.max(0, ms) };
+    if (Number.isNaN(ms) || ms > nowMs + 60_000 || !isDay(Number(time[1]), Number(time[2]), Number(time[3])))
+      return undefined;
+    return { from: 'time', ms: Math.max(0, ms) };
   }
   const positions = decodeCursor(text, shards);
   return positions && { from: 'cursor', positions };
+}
+
+/** `Date` reads the 30th of February as a day in March, and so would begin later than was meant. */
+function isDay(year: number, month: number, day: number): boolean {
+  return day >= 1 && day <= new Date(Date.UTC(year, month, 0)).getUTCDate();
 }
 
 /** Where a subscriber starts in one shard. Never behind what the start point promises, often before it: repeats are allowed, holes are not. */

@@ -30,8 +30,12 @@ export function readEventQuery(
     const name = decoded(equals < 0 ? pair : pair.slice(0, equals));
     const value = decoded(equals < 0 ? '' : pair.slice(equals + 1));
     if (name === undefined || value === undefined) return invalid('query', 'broken percent-encoding');
-    if (isList(name)) terms[LISTS[name]].push(...value.split(',').filter((term) => term !== ''));
-    else if (name !== 'from') faults.push({ path: `query.${name.slice(0, 64)}`, problem: 'is not a parameter here' });
+    if (isList(name)) {
+      const given = value.split(',').filter((term) => term !== '');
+      // An empty value is a variable that was not set more often than a wish for the events of everybody.
+      if (given.length === 0) faults.push({ path: `query.${name}`, problem: 'is empty; leave it out to get all' });
+      terms[LISTS[name]].push(...given);
+    } else if (name !== 'from') faults.push({ path: `query.${name.slice(0, 64)}`, problem: 'is not a parameter here' });
     else if (from !== undefined) faults.push({ path: 'query.from', problem: 'given more than once' });
     else from = value;
   }

@@ -11,8 +11,8 @@
  *    {type:'gap', subscription, cursor, gap: {shard, from, to, count, reason}}
  *    {type:'heartbeat', subscription, cursor, store: 'available' | 'unavailable'}      after 15 s without anything else
  *    {type:'unsubscribed', id, cursor}
- *    {type:'reply', id, status, state, executed, source: 'device', response}          the device's own bytes
- *    {type:'reply', id, status, state, executed, source: 'broker', problem}
+ *    {type:'reply', id, status, executed, source: 'device', response}                 the device's own bytes
+ *    {type:'reply', id, status, executed, source: 'broker', problem}
  *    {type:'pong'}
  *    {type:'error', id?, problem}                          the message was refused; the socket stays open
  *    {type:'closing', reason, cursors: {<id>: cursor}}     the last message; close code 4008 slow_consumer, 1001 draining

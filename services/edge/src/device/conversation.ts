@@ -75,7 +75,10 @@ export class Conversation {
   receive(session: Session, bytes: Buffer, isBinary: boolean): void {
     const { host, metrics, clock } = this.options;
     const nowMs = host.monotonicMs();
-    session.lastFrameMs = nowMs;
+    if (!session.alive(bytes.length, nowMs)) {
+      metrics.frames.inc({ type: 'flood' });
+      return;
+    }
     const withinRate = session.takeTokens(bytes.length, nowMs);
     if (isBinary) {
       metrics.frames.inc({ type: 'binary' });

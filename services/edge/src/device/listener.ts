@@ -56,7 +56,7 @@ export class DeviceListener implements Part {
         },
         message: (socket, bytes, isBinary) => conversation.receive(socket.session, bytes, isBinary),
         control: (socket) => {
-          socket.session.lastFrameMs = monotonicMs();
+          socket.session.alive(0, monotonicMs());
         },
         closed: (session, code, reason) => session.ended(this.reasonOf(session, code, reason)),
       })

@@ -13,6 +13,10 @@ import {
   BUSY_SEND_BUFFER_BYTES,
   BYTES_BURST,
   BYTES_PER_SECOND,
+  FLOOD_BYTES_BURST,
+  FLOOD_BYTES_PER_SECOND,
+  FLOOD_FRAMES_BURST,
+  FLOOD_FRAMES_PER_SECOND,
   MESSAGES_BURST,
   MESSAGES_PER_SECOND,
 } from '../limits.ts';
@@ -83,6 +87,9 @@ export class Session implements Timed, Line {
   private messageTokens = MESSAGES_BURST;
   private byteTokens = BYTES_BURST;
   private tokensMs = 0;
+  private floodFrames = FLOOD_FRAMES_BURST;
+  private floodBytes = FLOOD_BYTES_BURST;
+  private floodMs = 0;
 
   constructor(host: SessionHost, facts: SessionFacts) {
     this.host = host;
@@ -122,6 +129,7 @@ export class Session implements Timed, Line {
     this.openedMs = nowMs;
     this.lastFrameMs = nowMs;
     this.tokensMs = nowMs;
+    this.floodMs = nowMs;
     if (this.acknowledgement !== undefined) socket.send(this.acknowledgement, false);
     this.acknowledgement = undefined;
     this.host.wheel.lookAt(
@@ -187,6 +195,19 @@ export class Session implements Timed, Line {
     this.messageTokens = Math.max(this.messageTokens, -MESSAGES_BURST);
     this.byteTokens = Math.max(this.byteTokens, -BYTES_BURST);
     return within;
+  }
+
+  /** A frame of any kind came: a sign of life (K5). False if it was one too many for a device; then the session ends (S11), because one
+   *  that floods takes the time of all others. */
+  alive(bytes: number, nowMs: number): boolean {
+    this.lastFrameMs = nowMs;
+    const seconds = (nowMs - this.floodMs) / 1_000;
+    this.floodMs = nowMs;
+    this.floodFrames = Math.min(FLOOD_FRAMES_BURST, this.floodFrames + seconds * FLOOD_FRAMES_PER_SECOND) - 1;
+    this.floodBytes = Math.min(FLOOD_BYTES_BURST, this.floodBytes + seconds * FLOOD_BYTES_PER_SECOND) - bytes;
+    if (this.floodFrames >= 0 && this.floodBytes >= 0) return true;
+    this.close(1008, 'too many frames', 'overflow');
+    return false;
   }
 
   /** Does everything that is due; answers when the next look is needed (monotonic ms). */

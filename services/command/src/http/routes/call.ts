@@ -218,7 +218,6 @@ export const STATES: Record<CommandError, 'failed' | 'expired' | 'timed_out' | '
   device_unknown: 'failed',
   rate_limited: 'failed',
   device_offline: 'failed',
-  stale_owner: 'failed',
   device_busy: 'failed',
   node_draining: 'failed',
   request_too_large: 'failed',

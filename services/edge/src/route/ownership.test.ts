@@ -1,0 +1,147 @@
+import type { Profile } from '@lapi-broker/device';
+import type { Socket } from '@lapi-broker/http';
+import type { DeviceCode, Epoch, NodeId, SessionId } from '@lapi-broker/protocol';
+import { RedisClock } from '@lapi-broker/redis';
+import { MemoryNodeDirectory, MemoryOwnerRegistry } from '@lapi-broker/routing';
+import { createLog, createMetrics } from '@lapi-broker/telemetry';
+import { expect, test, vi } from 'vitest';
+import { Session, type SessionHost } from '../device/session.ts';
+import { SessionTable } from '../device/session-table.ts';
+import { Wheel } from '../device/wheel.ts';
+import { createEdgeMetrics } from '../metrics.ts';
+import { Ownership } from './ownership.ts';
+
+const CODE = '210235TEST0000000001' as DeviceCode;
+const PROFILE = { firstRequestDelayMs: 1_000, inflight: 8, waiting: 64 } as Profile;
+const FACTS = { vendor: 'Uniview', deviceType: 'NVR', algorithm: '', address: '192.0.2.1' };
+const START_MS = 1_000_000;
+
+/** A node on memory stores whose clock stands until it is moved; the beat is the one of `announceDrain`. */
+async function node() {
+  let nowMs = START_MS;
+  const clock = { nowMs: () => nowMs, monotonicMs: () => nowMs };
+  const registry = new MemoryOwnerRegistry({
+    provisioning: () => ({ revision: 1, enabled: true, tags: [] }),
+    append: () => undefined,
+    nowMs: clock.nowMs,
+  });
+  const sessions = new SessionTable();
+  const metrics = createEdgeMetrics(createMetrics('edge'));
+  const ownership: Ownership = new Ownership({
+    nodeName: 'edge-1',
+    address: () => '',
+    version: '1',
+    registry,
+    directory: new MemoryNodeDirectory(clock.nowMs),
+    redisClock: new RedisClock(clock.monotonicMs),
+    clock,
+    sessions,
+    metrics,
+    log: createLog({ service: 'edge', level: 'silent' }),
+    load: () => ({ sessions: 0, registrations: 0, loopLagMs: 0 }),
+    checkProvisioning: () => Promise.resolve(),
+    tellSuperseded: () => Promise.resolve(true),
+    listenAs: () => Promise.resolve(),
+  });
+  const host: SessionHost = {
+    wheel: new Wheel<Session>(50, nowMs),
+    metrics,
+    livenessFloorMs: 90_000,
+    monotonicMs: clock.monotonicMs,
+    mayWrite: (session) => ownership.mayWrite(session),
+    sessionEnded: (session, reason) => {
+      sessions.leave(session);
+      if (reason !== 'superseded' && reason !== 'fenced') void ownership.release(session, reason);
+    },
+  };
+  await ownership.start();
+  const claim = async (session: SessionId) => {
+    const claimed = await registry.claim({
+      code: CODE,
+      node: ownership.node,
+      session,
+      facts: FACTS,
+      nonce: session,
+      nonceTtlMs: 1_000,
+      revision: 1,
+      notAfterMs: nowMs,
+    });
+    if (claimed.status !== 'claimed') throw new Error(claimed.status);
+    return claimed.epoch;
+  };
+  return {
+    registry,
+    sessions,
+    ownership,
+    claim,
+    pass: (ms: number) => {
+      nowMs += ms;
+    },
+    open: (id: SessionId, epoch: Epoch, at: NodeId): Session => {
+      const session = new Session(host, {
+        code: CODE,
+        id,
+        node: at,
+        epoch,
+        profile: PROFILE,
+        tags: [],
+        secretFingerprint: '',
+        keepaliveS: 60,
+        address: '',
+        acknowledgement: undefined,
+      });
+      session.opened({
+        session,
+        send: () => 1,
+        ping: () => 1,
+        end: () => session.ended('closed'),
+        close: () => session.ended('closed'),
+        cork: (work) => work(),
+        getBufferedAmount: () => 0,
+      } satisfies Socket<Session>);
+      sessions.enter(session);
+      return session;
+    },
+  };
+}
+
+test('a claim without an answer is looked up only when it can no longer happen, and released then (D7, H7)', async () => {
+  const { registry, ownership, claim, pass } = await node();
+  ownership.claimUncertain(CODE, 'late' as SessionId, START_MS + 5_000);
+  pass(2_000);
+  await ownership.announceDrain();
+  pass(1_000);
+  await claim('late' as SessionId);
+  await ownership.announceDrain();
+  expect((await registry.lookUp(CODE)).owner).toBeDefined();
+  pass(2_100);
+  await ownership.announceDrain();
+  expect((await registry.lookUp(CODE)).owner).toBeUndefined();
+  await ownership.stop();
+});
+
+test('a session that ends while it is claimed again leaves no ownership behind (D4)', async () => {
+  const { registry, ownership, claim, open } = await node();
+  const epoch = await claim('one' as SessionId);
+  const session = open('one' as SessionId, epoch, ownership.node);
+  await registry.reap(ownership.node, 10);
+  const reclaim = registry.reclaim.bind(registry);
+  vi.spyOn(registry, 'reclaim').mockImplementation(async (request) => {
+    const result = await reclaim(request);
+    session.drop('closed');
+    return result;
+  });
+  await ownership.checkSessions();
+  await ownership.settled();
+  expect((await registry.lookUp(CODE)).owner).toBeUndefined();
+  await ownership.stop();
+});
+
+test('a session is written to only under the incarnation that claimed it (I3)', async () => {
+  const { ownership, claim, open } = await node();
+  const session = open('one' as SessionId, await claim('one' as SessionId), ownership.node);
+  expect(ownership.mayWrite(session)).toBe(true);
+  session.node = 'edge-1.0earlier00' as NodeId;
+  expect(ownership.mayWrite(session)).toBe(false);
+  await ownership.stop();
+});

@@ -1,0 +1,76 @@
+/** What an attack on the platform side found, kept as stories over real processes. */
+
+import { request } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Broker } from '@lapi-broker/fixture';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { answerTo, Device } from './device.ts';
+import { type Setting, startSetting } from './setting.ts';
+
+let setting: Setting;
+let broker: Broker;
+
+beforeAll(async () => {
+  // Room for four bodies of the largest size.
+  setting = await startSetting({ edges: 1, commandEnv: { LAPI_BODIES_BYTES: String(64 * 1024 * 1024) } });
+  broker = setting.broker;
+});
+afterAll(() => setting.stop());
+
+/** A call whose body comes without a length, in two pieces; answers the status. */
+function chunkedCall(code: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const sent = request(`${broker.commands[0]?.url}/v1/devices/${code}/LAPI/V1.0/System/Time`, {
+      method: 'PUT',
+      agent: false,
+      headers: { authorization: `Bearer ${broker.apiKey}`, 'x-lapi-timeout': '8000', 'transfer-encoding': 'chunked' },
+    });
+    sent.on('error', reject);
+    sent.on('response', (response) => {
+      response.resume();
+      response.on('end', () => resolve(response.statusCode ?? 0));
+    });
+    sent.write('{"a":');
+    void sleep(20).then(() => sent.end('1}'));
+  });
+}
+
+test('small bodies without a length take the room they need, not that of the largest allowed: twelve calls wait at once', async () => {
+  const devices = await Promise.all(
+    Array.from({ length: 12 }, () => Device.online(broker, { settings: { profile: 'quiet' } })),
+  );
+  for (const device of devices) device.answering(() => undefined);
+  const calling = devices.map((device) => chunkedCall(device.code));
+  await Promise.all(
+    devices.map(async (device) => {
+      const asked = await device.untilCalled('/LAPI/V1.0/System/Time');
+      expect(asked.data).toEqual({ a: 1 });
+    }),
+  );
+  for (const device of devices) for (const asked of device.calls) device.wire.json(answerTo(asked, { Data: {} }));
+  expect(await Promise.all(calling)).toEqual(devices.map(() => 200));
+});
+
+test('bodies without a length are refused once they really fill the room', async () => {
+  const codes = await Promise.all(Array.from({ length: 6 }, () => Device.provisioned(broker)));
+  const half = '9'.repeat(12 * 1024 * 1024);
+  const open = codes.map(({ code }) => {
+    const sent = request(`${broker.commands[0]?.url}/v1/devices/${code}/LAPI/V1.0/System/Time`, {
+      method: 'PUT',
+      agent: false,
+      headers: { authorization: `Bearer ${broker.apiKey}`, 'transfer-encoding': 'chunked' },
+    });
+    const status = new Promise<number>((resolve) => {
+      sent.on('response', (response) => {
+        response.resume();
+        resolve(response.statusCode ?? 0);
+      });
+      sent.on('error', () => resolve(0));
+    });
+    sent.write(half);
+    return { sent, status };
+  });
+  const refused = await Promise.race(open.map(({ status }) => status));
+  expect(refused).toBe(429);
+  for (const { sent } of open) sent.destroy();
+});
