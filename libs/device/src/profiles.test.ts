@@ -3,7 +3,6 @@ import { createProfiles } from './profiles.ts';
 
 test('the defaults are those of the protocol (1.5, H3, A1, A4, V2, U1)', () => {
   expect(createProfiles().get('default')).toEqual({
-    challengeShape: 'union',
     registerAck: 'frame',
     resign: 'echo',
     ackMode: 'afterStore',
@@ -20,7 +19,6 @@ test('the built-in profiles are there; cameras subscribe with Type 65535 (U1), r
   const profiles = createProfiles();
   expect([...profiles.keys()]).toEqual(['default', 'nvr', 'ipc', 'radar']);
   expect(profiles.get('ipc')?.subscription).toMatchObject({ body: { Duration: 600, Type: 65_535 } });
-  expect(profiles.get('radar')?.challengeShape).toBe('wrapped');
   expect(profiles.get('nvr')).toEqual(profiles.get('default'));
 });
 
@@ -41,7 +39,7 @@ test('an override changes what it names; a new name starts from default, and def
     subscription: 'off',
     timeZone: 'Europe/Berlin',
   });
-  expect(profiles.get('radar')).toMatchObject({ keepaliveTimeoutS: 30, challengeShape: 'wrapped' });
+  expect(profiles.get('radar')).toMatchObject({ keepaliveTimeoutS: 30, registerAck: 'frame' });
 });
 
 test('a subscription body is passed as it is, and renewBody is duration unless said', () => {

@@ -20,8 +20,6 @@ const subscription = z.union(
 );
 
 const profile = z.strictObject({
-  /** Body of the 401 (H3). */
-  challengeShape: z.enum(['union', 'bare', 'wrapped']),
   /** First message after the 101 (A1, A2). */
   registerAck: z.enum(['frame', 'none']),
   /** What the acknowledgement proves (A4–A6). */
@@ -48,7 +46,6 @@ export type Subscription = Profile['subscription'];
 export type Profiles = ReadonlyMap<string, Profile>;
 
 const DEFAULT: Profile = {
-  challengeShape: 'union',
   registerAck: 'frame',
   resign: 'echo',
   ackMode: 'afterStore',
@@ -65,8 +62,7 @@ const BUILT_IN: Readonly<Record<string, Partial<Profile>>> = {
   nvr: {},
   // Everything is 65535 for cameras, where it is 0 for recorders (10.2).
   ipc: { subscription: { body: { Duration: 600, Type: 65_535 }, renewBody: 'duration' } },
-  // The radar lineage answers the first GET with the wrapped body only (H3).
-  radar: { challengeShape: 'wrapped' },
+  radar: {},
 };
 
 const NAME = /^[A-Za-z0-9._-]{1,64}$/;

@@ -1,6 +1,7 @@
 /** The edge's settings: the one place that reads its environment. All problems are reported together, before anything opens. */
 
 import { readFileSync } from 'node:fs';
+import { BlockList, isIPv6 } from 'node:net';
 import { hostname } from 'node:os';
 import { createProfiles } from '@lapi-broker/device';
 import { isNodeName } from '@lapi-broker/protocol';
@@ -119,6 +120,19 @@ export const EdgeSettings = z.object({
     .describe(
       'Open unauthenticated connections per address; size it for the largest site behind one NAT. 0 = no limit.',
     ),
+  LAPI_TRUSTED_PROXIES: z
+    .string()
+    .superRefine(acceptedBy(checkRanges))
+    .default('')
+    .transform((text) =>
+      text
+        .split(',')
+        .map((range) => range.trim())
+        .filter((range) => range !== ''),
+    )
+    .describe(
+      'Comma-separated addresses or CIDR ranges of balancers whose PROXY protocol (v2) header names the real address of a device.',
+    ),
   LAPI_UNAUTHENTICATED_CONNECTIONS: z.coerce
     .number()
     .int()
@@ -183,6 +197,15 @@ function refuseHalfTls({
       expectation: `required, because LAPI_DEVICE_TLS_${given} is set`,
     },
   ]);
+}
+
+/** Throws for what is no address and no CIDR range. */
+function checkRanges(text: string): void {
+  const list = new BlockList();
+  for (const range of text.split(',')) {
+    const [address = '', bits = isIPv6(address) ? '128' : '32'] = range.trim().split('/');
+    if (address !== '') list.addSubnet(address, Number(bits), isIPv6(address) ? 'ipv6' : 'ipv4');
+  }
 }
 
 function readJson(file: string): unknown {

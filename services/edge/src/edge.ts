@@ -216,6 +216,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       host: config.LAPI_DEVICE_HOST,
       port: config.LAPI_DEVICE_PORT,
       maxPlainConnectionsPerAddress: config.LAPI_CONNECTIONS_PER_ADDRESS,
+      proxies: config.LAPI_TRUSTED_PROXIES,
       maxPlainConnections: config.LAPI_UNAUTHENTICATED_CONNECTIONS,
       ...(certFile !== undefined && keyFile !== undefined ? { tls: { certFile, keyFile } } : {}),
     },

@@ -15,7 +15,8 @@
  *    {type:'reply', id, status, executed, source: 'broker', problem}
  *    {type:'pong'}
  *    {type:'error', id?, problem}                          the message was refused; the socket stays open
- *    {type:'closing', reason, cursors: {<id>: cursor}}     the last message; close code 4008 slow_consumer, 1001 draining
+ *    {type:'closing', reason, cursors: {<id>: cursor}}     the last message; close code 4008 slow_consumer, 1001 draining,
+ *                                                          1008 unauthenticated, too_many_messages
  *
  *  `data` of a command is cut out of the text before the rest is parsed, because its digits must not change (protocol E18). Pure. */
 

@@ -2,7 +2,8 @@
  *
  *  States: open → closing → closed. While closing nothing is taken in; the close frame follows when what waited has left, so that the cursors
  *  arrive before it. A peer that takes nothing even then is dropped after `closingMs`.
- *  Bounded: subscriptions, commands in progress, bytes that wait (for events the feed's own bound; a command is refused while many wait).
+ *  Bounded: subscriptions, commands in progress, bytes that wait (for events the feed's own bound; a command is refused while many wait),
+ *  messages per second: refusing costs more than doing, so a peer that is refused all the time is cut off first (reliability I4.5).
  *  A message that the transport drops ends the socket at once and without cursors: the client goes on from the last it received (I5.2).
  *  The key is checked again with every command and every `recheckMs`, so a revoked one ends here as soon as anywhere. */
 
@@ -25,6 +26,9 @@ export interface StreamLimits {
   readonly commands: number;
   /** No command is taken while more than this waits in the socket. */
   readonly commandWaitingBytes: number;
+  /** A message costs 1, one that is refused REFUSED_COST more. */
+  readonly messagesPerSecond: number;
+  readonly messagesBurst: number;
   /** Silence after which the peer is pinged, and after which it counts as gone. */
   readonly pingMs: number;
   readonly silenceMs: number;
@@ -51,9 +55,15 @@ export interface StreamCaller {
   again(): Caller | Refusal | Promise<Caller | Refusal>;
 }
 
-type EndReason = CloseReason | 'unauthenticated';
+type EndReason = CloseReason | 'unauthenticated' | 'too_many_messages';
 
-const CLOSE_CODES: Record<EndReason, number> = { slow_consumer: 4008, draining: 1001, unauthenticated: 1008 };
+const CLOSE_CODES: Record<EndReason, number> = {
+  slow_consumer: 4008,
+  draining: 1001,
+  unauthenticated: 1008,
+  too_many_messages: 1008,
+};
+const REFUSED_COST = 20;
 
 export class StreamSession {
   readonly #parts: StreamSessionParts;
@@ -66,6 +76,9 @@ export class StreamSession {
   /** Sent since nothing waited. */
   #messages = 0;
   #commands = 0;
+  /** What it may still send now; below 0 it has sent too much. */
+  #messageTokens: number;
+  #tokensAtMs: number;
   #lastSeenMs: number;
   #lastPingMs = 0;
   #lastCheckMs: number;
@@ -77,6 +90,8 @@ export class StreamSession {
     this.#caller = caller;
     this.#lastSeenMs = parts.monotonicMs();
     this.#lastCheckMs = this.#lastSeenMs;
+    this.#messageTokens = parts.limits.messagesBurst;
+    this.#tokensAtMs = this.#lastSeenMs;
   }
 
   get keyId(): string {
@@ -91,6 +106,10 @@ export class StreamSession {
   received(bytes: Buffer, isBinary: boolean): void {
     this.seen();
     if (this.#state !== 'open') return;
+    if (!this.#takeToken()) {
+      this.end('too_many_messages');
+      return;
+    }
     if (isBinary) {
       this.#refuse(undefined, 'invalid_request', 'messages are JSON text, not binary');
       return;
@@ -106,6 +125,14 @@ export class StreamSession {
     else if (message.type === 'unsubscribe') this.#unsubscribe(message.id);
     else if (message.type === 'subscribe') void this.#subscribe(message);
     else void this.#command(message, Buffer.from(read.data));
+  }
+
+  #takeToken(): boolean {
+    const { messagesPerSecond, messagesBurst } = this.#parts.limits;
+    const earned = ((this.#lastSeenMs - this.#tokensAtMs) / 1000) * messagesPerSecond;
+    this.#tokensAtMs = this.#lastSeenMs;
+    this.#messageTokens = Math.min(messagesBurst, this.#messageTokens + earned) - 1;
+    return this.#messageTokens >= 0;
   }
 
   /** A sign of life. */
@@ -252,6 +279,7 @@ export class StreamSession {
     const { limits } = this.#parts;
     const { id, method, url } = message;
     if (this.#commands >= limits.commands || this.waitingBytes() > limits.commandWaitingBytes) {
+      this.#messageTokens -= REFUSED_COST;
       return this.#replyProblem(message, 'rate_limited', 'commands in progress on one socket', false);
     }
     this.#commands += 1;
@@ -315,6 +343,7 @@ export class StreamSession {
   }
 
   #refuse(id: string | undefined, code: ErrorCode, detail: string, about: Partial<ProblemCase> = {}): void {
+    this.#messageTokens -= REFUSED_COST;
     const { body } = createProblem(code, { method: 'GET', ...about, detail, requestId: this.#caller.requestId });
     this.say(`{"type":"error",${id === undefined ? '' : `"id":${JSON.stringify(id)},`}"problem":${body}}`);
   }

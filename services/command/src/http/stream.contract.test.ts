@@ -593,6 +593,20 @@ describe('WS /v1/stream', () => {
     expect(again.eventIds()).toEqual([next]);
   });
 
+  it('cuts a peer off that sends refused messages without end, and serves one that makes a mistake now and then', async () => {
+    const it = rig();
+    const node = await it.node({ routes: { messagesBurst: 200, messagesPerSecond: 200 } });
+    const client = await it.open(node);
+    client.send({ type: 'nonsense' });
+    client.send({ type: 'ping' });
+    await waitFor(() => client.named('pong').length === 1, { deadlineMs: 5_000, what: 'the pong' });
+    for (let i = 0; i < 500; i++) client.send({ type: 'nonsense' });
+    await waitFor(() => client.closed, { deadlineMs: 5_000, what: 'the close' });
+    expect(client.closed).toEqual({ code: 1008, reason: 'too_many_messages' });
+    expect(client.named('error').length).toBeLessThan(20);
+    expect(client.named('closing')).toMatchObject([{ reason: 'too_many_messages' }]);
+  });
+
   it('pings a silent peer, keeps one that answers, and ends the socket of a revoked key with 1008', async () => {
     const { node, open, keys } = rig();
     const home = await node({ routes: { pingMs: 30, silenceMs: 200, recheckMs: 600 } });

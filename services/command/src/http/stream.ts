@@ -35,6 +35,9 @@ export const STREAM_LIMITS = {
   subscriptions: 32,
   commands: 64,
   commandWaitingBytes: 1 * MiB,
+  /** As many as one key may make requests; a burst that takes some 30 ms to refuse. */
+  messagesPerSecond: 20_000,
+  messagesBurst: 10_000,
   sweepMs: 1_000,
   pingMs: 20_000,
   silenceMs: 60_000,
@@ -335,7 +338,7 @@ export const EVENT_OPERATIONS: readonly {
       tag: 'Events',
       summary: 'Subscriptions and commands on one WebSocket',
       description:
-        'RFC 6455, version 13, JSON text messages. Authenticate the upgrade with the `Authorization` header; keys are accepted neither in the URL nor as a sub-protocol, and a page of another origin is refused. Messages hold at most 256 KiB; a longer one ends the socket, so send larger commands over HTTP. Client: `subscribe {id, filter: {devices, kinds, tags}, from}`, `unsubscribe {id}`, `command {id, code, method, url, data, timeoutMs, connectTimeoutMs}` (scope `call`), `ping`. Broker: `subscribed {id, cursor}`, `event {subscription, cursor, event}`, `gap {subscription, cursor, gap}`, `heartbeat {subscription, cursor, store}`, `unsubscribed {id, cursor}`, `reply {id, status, executed, source, response | problem}`, `pong`, `error {id, problem}`, `closing {reason, cursors}`. Close codes: 4008 slow consumer, 1001 draining, 1008 key revoked.',
+        'RFC 6455, version 13, JSON text messages. Authenticate the upgrade with the `Authorization` header; keys are accepted neither in the URL nor as a sub-protocol, and a page of another origin is refused. Messages hold at most 256 KiB; a longer one ends the socket, so send larger commands over HTTP. Client: `subscribe {id, filter: {devices, kinds, tags}, from}`, `unsubscribe {id}`, `command {id, code, method, url, data, timeoutMs, connectTimeoutMs}` (scope `call`), `ping`. Broker: `subscribed {id, cursor}`, `event {subscription, cursor, event}`, `gap {subscription, cursor, gap}`, `heartbeat {subscription, cursor, store}`, `unsubscribed {id, cursor}`, `reply {id, status, executed, source, response | problem}`, `pong`, `error {id, problem}`, `closing {reason, cursors}`. Close codes: 4008 slow consumer, 1001 draining, 1008 key revoked, or too many messages per second (refused ones count 20 times).',
       scope: 'read',
       responses: { 101: { description: 'The socket is open.' } },
       errors: ['invalid_request', 'rate_limited', 'node_draining'],
