@@ -7,7 +7,11 @@ export type EdgeMetrics = ReturnType<typeof createEdgeMetrics>;
 export function createEdgeMetrics(metrics: Metrics) {
   return {
     sessions: metrics.gauge('lapi_sessions', 'Open device sessions of this node.'),
-    registrations: metrics.counter('lapi_registrations_total', 'Devices that got their 101.'),
+    registrations: metrics.counter(
+      'lapi_registrations_total',
+      'Devices that got their 101, by the secret that verified them (protocol G7).',
+      ['secret'],
+    ),
     challenges: metrics.counter('lapi_challenges_total', 'First GETs answered with a nonce.'),
     registerRejected: metrics.counter(
       'lapi_register_rejected_total',
@@ -23,6 +27,7 @@ export function createEdgeMetrics(metrics: Metrics) {
     lateResponses: metrics.counter('lapi_late_responses_total', 'Responses whose Cseq no call waits for.'),
     commands: metrics.counter('lapi_edge_commands_total', 'Commands that reached this node, by outcome.', ['outcome']),
     events: metrics.counter('lapi_edge_events_total', 'Stored notifications, by result.', ['result']),
+    heldAnswers: metrics.counter('lapi_register_held_total', 'Failing answers that were held back (protocol F13).'),
     lossyDropped: metrics.counter('lapi_lossy_events_dropped_total', 'Class L notifications dropped under load.'),
     sendDropped: metrics.counter('lapi_send_dropped_total', 'Frames refused by a full send buffer; the session ends.'),
     fence: metrics.counter('lapi_fence_total', 'Times this node found its lease lapsed.'),

@@ -267,6 +267,19 @@ describe.concurrent('tolerance', () => {
     expect(event.data).toEqual(data);
   });
 
+  test.each([',"Data":"null"', ',"Data":null', ',"Data":""', ''])(
+    'L21: an event with %j has empty Data',
+    async (member) => {
+      const device = await Device.online(broker, { settings: { profile: 'quiet' } });
+      const reader = await EventReader.open(broker, `device=${device.code}`);
+      device.wire.frame(
+        `{"RequestURL":"/LAPI/V1.0/System/Event/Notification/Alarm","Method":"POST","Cseq":1${member}}`,
+      );
+      expect(await device.wire.response(1)).toMatchObject({ ResponseCode: 0 });
+      expect((await reader.until(({ kind }) => kind === 'alarm')).text).toMatch(/"data":\{\}\}$/);
+    },
+  );
+
   test('E2: a message in single-byte fragments with pings between them is one message, and each ping gets its pong', async () => {
     const device = await Device.online(broker, { settings: { profile: 'quiet' } });
     const bytes = Buffer.from(`{"RequestURL":"${KEEPALIVE}","Method":"PUT","Cseq":"é","Data":{}}`);

@@ -1,5 +1,6 @@
 /** Who holds a device: take-over, hold-down and drain over several edges (protocol §8, D3–D10): L28, L30, L31. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Broker, type EdgeProcess, redisCommand, waitFor } from '@lapi-broker/fixture';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { answerTo, DEVICE_INFO, Device, type ReceivedCall } from './device.ts';
@@ -15,7 +16,7 @@ const FROZEN = 2;
 const LEAVING = 3;
 
 beforeAll(async () => {
-  setting = await startSetting({ edges: 4, commands: 2, edgeEnv: { LAPI_DRAIN_SECONDS: '4' } });
+  setting = await startSetting({ edges: 4, commands: 2, edgeEnv: { LAPI_DRAIN_SECONDS: '6' } });
   broker = setting.broker;
 });
 afterAll(() => setting.stop());
@@ -82,10 +83,10 @@ describe.concurrent('take-over', () => {
     const old = device.wire;
     let after: Record<string, unknown>;
     try {
+      // Power went and came back: the stopped edge learns of the end of its socket, and of the take-over, only when it wakes.
+      old.destroy();
       await device.register(0);
       device.answering();
-      // Power went: the stopped edge learns of both, the take-over and the end of its socket, only when it wakes.
-      old.destroy();
       after = await untilNode(device.code, 'edge-1');
     } finally {
       edge(FROZEN).signal('SIGCONT');
@@ -101,6 +102,29 @@ describe.concurrent('take-over', () => {
     await reader.presence(device.code, 'offline', { times: 2 });
     const epochs = [before.epoch, after.epoch];
     expect(epochsOf(reader.events, device.code)).toEqual({ online: epochs, offline: epochs });
+  });
+
+  test('L28: old connections that end while the new ones register, at any moment of it, take nobody offline', async () => {
+    const reader = await EventReader.open(broker, 'kind=presence.*');
+    await Promise.all(
+      Array.from({ length: 60 }, async (_, i) => {
+        const device = await Device.online(broker, { settings: { profile: 'quiet' } });
+        const old = device.wire;
+        // The end of the old connection meets the new registration before, in and after its claim.
+        const registering = device.register(i % 2);
+        await sleep(i / 5);
+        old.destroy();
+        await registering;
+        // The end of the old epoch is known, whoever told it; then the new one must stand.
+        await reader.presence(device.code, 'offline');
+        await reader.presence(device.code, 'online', { times: 2 });
+        expect(await device.keepalive()).toContain('"ResponseCode":0');
+        const { online, offline } = epochsOf(reader.events, device.code);
+        expect(offline).toEqual([online[0]]);
+        const view = await untilNode(device.code, `edge-${(i % 2) + 1}`);
+        expect(view.epoch).toBe(online[1]);
+      }),
+    );
   });
 
   test('L28: two registrations at the same moment on two edges leave one session, and everybody agrees on it', async () => {
@@ -220,6 +244,7 @@ test('L31: a drain refuses registrations with 503, finishes calls, closes the se
   });
   await waitFor(() => closedAtMs.length > 0, { deadlineMs: 5_000, what: 'the first close' });
   expect(closedAtMs.length).toBeLessThan(fleet.length / 2);
+  await waitFor(() => closedAtMs.length === fleet.length - 1, { deadlineMs: 5_000, what: 'all closes but one' });
   expect(busy.wire.closed).toBe(false);
   busy.wire.json(answerTo(asked, { Data: { of: 'before' } }));
   expect((await calling).json()).toMatchObject({ Data: { of: 'before' } });

@@ -413,9 +413,10 @@ export class Handshake {
       acknowledgement: acknowledgement(profile, query, verified),
     });
     if (upgrade.accept(session)) {
-      metrics.registrations.inc();
+      const secret = verified.sign.secret === 0 ? 'current' : 'next';
+      metrics.registrations.inc({ secret });
       log.info(
-        { code, session: session.id, epoch: session.epoch, address: session.address, previous: previous?.node },
+        { code, session: session.id, epoch: session.epoch, address: session.address, secret, previous: previous?.node },
         'session.opened',
       );
       if (won.crossing.crossed || session.node !== ownership.node) ownership.checkSession(session);
@@ -432,6 +433,7 @@ export class Handshake {
       this.giveChallenge(answer);
       return;
     }
+    this.options.metrics.heldAnswers.inc();
     const timer = setTimeout(() => {
       this.held.delete(timer);
       this.giveChallenge(answer);
