@@ -24,7 +24,8 @@ export type RedisConnection = Redis | Cluster;
 /** A connection to exactly one server. */
 export type NodeConnection = Redis;
 
-/** `redis.ready`, `redis.closed`, `redis.error {error, suppressed}`, `redis.evicts {policy}`; each with `role` and `address`. */
+/** `redis.ready`, `redis.closed`, `redis.error {error, suppressed}`, each with `role` and `address`;
+ *  `redis.evicts {policy, address}` from `ready`. */
 export type ConnectionEvent = (event: string, facts: Record<string, unknown>) => void;
 
 const MAX_RETRY_DELAY_MS = 1000;
@@ -43,6 +44,7 @@ const CLOSE_DEADLINE_MS = 1000;
 interface Origin {
   readonly topology: RedisTopology;
   readonly commandTimeoutMs: number;
+  readonly onEvent: ConnectionEvent | undefined;
 }
 
 /** Where a connection came from, so that openNode can reach the same store. */
@@ -53,7 +55,11 @@ export function openConnection(
   role: ConnectionRole,
   onEvent?: ConnectionEvent,
 ): RedisConnection {
-  const origin: Origin = { topology: parseRedisUrl(settings.url), commandTimeoutMs: settings.commandTimeoutMs };
+  const origin: Origin = {
+    topology: parseRedisUrl(settings.url),
+    commandTimeoutMs: settings.commandTimeoutMs,
+    onEvent,
+  };
   const report = reporter(role, addressesOf(origin.topology), onEvent);
   const connection =
     origin.topology.kind === 'cluster'
@@ -118,7 +124,7 @@ export async function ready(connection: RedisConnection, deadlineMs: number): Pr
   await Promise.all(
     servers.map(async (server) => {
       await untilReady(server, deadline);
-      await checkServer(server, deadline);
+      await checkServer(server, deadline, origins.get(connection)?.onEvent);
     }),
   );
 }
@@ -336,15 +342,20 @@ async function untilReady(connection: RedisConnection, deadline: number): Promis
   }
 }
 
-async function checkServer(server: Redis, deadline: number): Promise<void> {
+/** Too old is an error; a server that may evict keys of ours is reported, because owners would vanish without a trace (D12). */
+async function checkServer(server: Redis, deadline: number, onEvent: ConnectionEvent | undefined): Promise<void> {
   let facts: string;
   try {
-    facts = await withDeadline(server.info('server'), deadline - performance.now());
+    facts = await withDeadline(server.info('server', 'memory'), deadline - performance.now());
   } catch (cause) {
     throw new BrokerError('broker_unavailable', 'Redis did not tell its version.', { cause });
   }
   const problem = versionProblem(facts);
   if (problem !== undefined) throw new BrokerError('internal', problem);
+  const policy = /maxmemory_policy:(\S+)/.exec(facts)?.[1];
+  if (policy !== undefined && policy !== 'noeviction') {
+    onEvent?.('redis.evicts', { policy, address: `${server.options.host}:${server.options.port}` });
+  }
 }
 
 /** Rejects with an Error after `timeMs` if the promise has not settled; its late end is ignored. */

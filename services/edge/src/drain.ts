@@ -1,5 +1,6 @@
-/** Leaving on purpose (design §9): refuse new registrations and commands, finish what is out, end the subscriptions, close the devices at
- *  a paced and jittered rate with 1001, so that they arrive at the other nodes as a stream and not as a storm. Bounded by its deadline. */
+/** Leaving on purpose (design §9): refuse new registrations, then take the devices one after the other: refuse
+ *  its further calls, finish what is out, end its subscription, close it with 1001. Paced and jittered, so that devices arrive at the other
+ *  nodes as a stream and not as a storm; whoever has not had its turn is served as before. Bounded by its deadline. */
 
 import type { Clock } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
@@ -26,7 +27,6 @@ export async function drainSessions(
 ): Promise<void> {
   const endMs = clock.monotonicMs() + deadlineMs;
   const all = shuffled([...sessions.values()], random);
-  for (const session of all) session.refuseWaiting('node_draining');
   const perSecond = drainPace(all.length, deadlineMs / 1_000 / 2);
   log.info({ sessions: all.length, perSecond: Math.round(perSecond) }, 'drain.started');
   const leaving: Promise<void>[] = [];
@@ -42,6 +42,8 @@ export async function drainSessions(
 }
 
 async function leave(session: Session, clock: Clock, endMs: number): Promise<void> {
+  session.leaving = true;
+  session.refuseWaiting('node_draining');
   const lastMs = Math.min(endMs, clock.monotonicMs() + IN_FLIGHT_MS);
   while (session.isOpen && session.pendingCalls > 0 && clock.monotonicMs() < lastMs) await pause(LOOK_MS);
   if (session.isOpen) await session.subscription?.remove();

@@ -51,7 +51,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   const clock = systemClock;
   const monotonicMs = (): number => clock.monotonicMs();
   const onEvent = (event: string, facts: Record<string, unknown>): void => {
-    if (event === 'redis.error' || event === 'redis.closed') log.warn(facts, event);
+    if (event === 'redis.error' || event === 'redis.closed' || event === 'redis.evicts') log.warn(facts, event);
     else log.info(facts, event);
   };
 
@@ -139,7 +139,6 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     sessions,
     redisClock,
     monotonicMs,
-    draining,
     onControl,
     onGap: () => void ownership.checkSessions(),
     metrics: counts,

@@ -2,6 +2,8 @@
  *  Everything runs on this machine, on loopback, bounded in count and time. */
 
 import { measureCommand } from './measurement/command.ts';
+import { measureIdle } from './measurement/idle.ts';
+import { measureRegister } from './measurement/register.ts';
 
 const HELP = `Usage: npm run load -- <what> [--quick]
 
@@ -28,6 +30,12 @@ async function run(args: readonly string[]): Promise<number> {
   switch (unknown.length === 0 && words.length === 1 ? words[0] : undefined) {
     case 'command':
       await measureCommand(options);
+      return 0;
+    case 'register':
+      await measureRegister(options);
+      return 0;
+    case 'idle':
+      await measureIdle(options);
       return 0;
     default:
       process.stderr.write(HELP);

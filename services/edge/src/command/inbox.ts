@@ -33,7 +33,6 @@ export interface InboxOptions {
   readonly sessions: SessionTable;
   readonly redisClock: RedisClock;
   readonly monotonicMs: () => number;
-  readonly draining: () => boolean;
   readonly onControl: (message: ControlMessage) => void;
   /** Frames may have been lost. */
   readonly onGap: () => void;
@@ -165,7 +164,7 @@ export class Inbox {
   }
 
   private takeCommand(frame: CommandFrame): void {
-    const { sessions, redisClock, monotonicMs, draining, pubsub, metrics } = this.options;
+    const { sessions, redisClock, monotonicMs, pubsub, metrics } = this.options;
     const nowMs = monotonicMs();
     const { replyTo, id } = frame;
     if (this.taken.has(`${replyTo} ${id}`)) {
@@ -187,7 +186,7 @@ export class Inbox {
       this.refuse(replyTo, id, 'stale_owner', false);
       return;
     }
-    if (draining()) {
+    if (session.leaving) {
       this.refuse(replyTo, id, 'node_draining', false);
       return;
     }

@@ -72,6 +72,8 @@ export class Session implements Timed, Line {
   acknowledgement: Buffer | undefined;
   subscription: SubscriptionKeeper | undefined;
   eventSeq = 0;
+  /** A drain is about to close it: it takes no further call. */
+  leaving = false;
   unstoredBytes = 0;
   unstoredEvents = 0;
   malformedInARow = 0;
