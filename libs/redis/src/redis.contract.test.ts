@@ -214,3 +214,22 @@ test('an outage is reported once per kind, not once per attempt, and never with 
   expect(wrong.events.some(({ event }) => event === 'redis.error')).toBe(true);
   expect(JSON.stringify([...events, ...wrong.events])).not.toMatch(/topsecret|othersecret/);
 });
+
+test('a server that may evict keys is reported, one that may not is not (D12)', async () => {
+  const server = await startOne();
+  const careful = open(server.url);
+  await ready(careful.connection, 5000);
+  expect(careful.events.map(({ event }) => event)).not.toContain('redis.evicts');
+  await server.command('config', 'set', 'maxmemory-policy', 'allkeys-lru');
+  const careless = open(server.url);
+  await ready(careless.connection, 5000);
+  expect(careless.events.find(({ event }) => event === 'redis.evicts')?.facts).toMatchObject({ policy: 'allkeys-lru' });
+});
+
+test('the end of a connection that its owner closed is no news', async () => {
+  const server = await startOne();
+  const { connection, events } = open(server.url);
+  await ready(connection, 5000);
+  await closeConnection(connection);
+  expect(events.map(({ event }) => event)).not.toContain('redis.closed');
+});
