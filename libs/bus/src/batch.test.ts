@@ -1,12 +1,11 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { batchedBytes, countFrames, encodeBatch, forEachFrame } from './batch.ts';
+import { BatchWriter, batchedBytes, countFrames, forEachFrame } from './batch.ts';
 
 function encode(frames: readonly Uint8Array[]): Buffer {
-  return encodeBatch(
-    frames,
-    frames.reduce((sum, frame) => sum + batchedBytes(frame), 0),
-  );
+  const batch = new BatchWriter();
+  for (const frame of frames) batch.append(frame);
+  return batch.done();
 }
 
 const someFrames = fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 20 });
@@ -21,6 +20,19 @@ test('frames come out of a batch as they went in, in order', () => {
       expect(out).toEqual(frames.map((frame) => Buffer.from(frame)));
     }),
   );
+});
+
+test('a frame may change once it was appended, and may be written in place', () => {
+  const changing = Buffer.from('first');
+  const batch = new BatchWriter();
+  batch.append(changing);
+  changing.fill('x');
+  batch.append({ length: 3_000, writeTo: (target, at) => void target.fill('y', at, at + 3_000) });
+  batch.append(Buffer.from('last'));
+  const out: string[] = [];
+  forEachFrame(batch.done(), (frame) => out.push(frame.toString()));
+  expect(out).toEqual(['first', 'y'.repeat(3_000), 'last']);
+  expect({ frames: batch.frames, used: batch.used }).toEqual({ frames: 3, used: 12 + 5 + 3_000 + 4 });
 });
 
 test('a batch cut anywhere inside a frame is not a batch', () => {

@@ -3,21 +3,57 @@
 
 const LENGTH_BYTES = 4;
 
+/** Bytes that are made where they are wanted, so that a frame is copied once on its way: from its source into the batch. */
+export interface FrameSource {
+  readonly length: number;
+  /** Writes exactly `length` bytes from `at` on. */
+  writeTo(target: Buffer, at: number): void;
+}
+
+export type Frame = Uint8Array | FrameSource;
+
 /** What a frame takes in a batch. */
-export function batchedBytes(frame: Uint8Array): number {
+export function batchedBytes(frame: { readonly length: number }): number {
   return LENGTH_BYTES + frame.length;
 }
 
-/** `bytes` is the sum of `batchedBytes` over the frames. */
-export function encodeBatch(frames: readonly Uint8Array[], bytes: number): Buffer {
-  const batch = Buffer.allocUnsafe(bytes);
-  let at = 0;
-  for (const frame of frames) {
-    batch.writeUInt32BE(frame.length, at);
-    batch.set(frame, at + LENGTH_BYTES);
-    at += LENGTH_BYTES + frame.length;
+/** Most batches fit, and it is small enough to come from the runtime's pool. */
+const FIRST_BYTES = 2_048;
+
+/** Collects frames. Each is copied when it is appended and may change afterwards. */
+export class BatchWriter {
+  frames = 0;
+  #bytes: Buffer | undefined;
+  #used = 0;
+
+  get used(): number {
+    return this.#used;
   }
-  return batch;
+
+  append(frame: Frame): void {
+    const start = this.#used;
+    const end = start + batchedBytes(frame);
+    const bytes = this.#roomFor(end);
+    bytes.writeUInt32BE(frame.length, start);
+    if (frame instanceof Uint8Array) bytes.set(frame, start + LENGTH_BYTES);
+    else frame.writeTo(bytes, start + LENGTH_BYTES);
+    this.#used = end;
+    this.frames++;
+  }
+
+  /** A view: only for when nothing will be appended any more. */
+  done(): Buffer {
+    return this.#roomFor(this.#used).subarray(0, this.#used);
+  }
+
+  #roomFor(end: number): Buffer {
+    const bytes = this.#bytes;
+    if (bytes !== undefined && bytes.length >= end) return bytes;
+    const larger = Buffer.allocUnsafe(Math.max(FIRST_BYTES, end, 2 * (bytes?.length ?? 0)));
+    bytes?.copy(larger, 0, 0, this.#used);
+    this.#bytes = larger;
+    return larger;
+  }
 }
 
 /** Number of frames in a well-formed batch, else undefined. */

@@ -1,5 +1,6 @@
 /** Frames between processes (PubSub: a hint) and events of devices (EventStream: durable). */
 
+export type { Frame, FrameSource } from './batch.ts';
 export {
   compareEntryIds,
   type EntryId,

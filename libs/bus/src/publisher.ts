@@ -2,15 +2,13 @@
  *  implementations share. Order per channel is the order of calls. Waiting bytes (collected or with the transport) are bounded: beyond the
  *  bound a frame is `not_sent` at once. This is the hot path of direct commands: no promise, closure or timer per frame. */
 
-import { batchedBytes } from './batch.ts';
+import { BatchWriter, batchedBytes, type Frame } from './batch.ts';
 import { deferred } from './deferred.ts';
 import type { PublishResult } from './pubsub.ts';
 
 export interface Batch {
   readonly channel: string;
-  readonly frames: Uint8Array[];
-  /** As `encodeBatch` wants it. */
-  bytes: number;
+  readonly content: BatchWriter;
   readonly promise: Promise<PublishResult>;
   readonly resolve: (result: PublishResult) => void;
 }
@@ -54,23 +52,22 @@ export class Publisher {
     this.#send = send;
   }
 
-  publish(channel: string, frame: Uint8Array): Promise<PublishResult> {
+  publish(channel: string, frame: Frame): Promise<PublishResult> {
     const bytes = batchedBytes(frame);
     if (this.#stopped || this.counts.waitingBytes + bytes > this.#limits.maxWaitingBytes) {
       this.counts.notSentFrames++;
       return this.#notSent;
     }
     let batch = this.#open.get(channel);
-    if (batch === undefined || batch.bytes + bytes > this.#limits.maxBatchBytes) batch = this.#begin(channel);
-    batch.frames.push(frame);
-    batch.bytes += bytes;
+    if (batch === undefined || batch.content.used + bytes > this.#limits.maxBatchBytes) batch = this.#begin(channel);
+    batch.content.append(frame);
     this.counts.waitingBytes += bytes;
     return batch.promise;
   }
 
   settle(batch: Batch, result: PublishResult): void {
-    const frames = batch.frames.length;
-    this.counts.waitingBytes -= batch.bytes;
+    const { frames, used } = batch.content;
+    this.counts.waitingBytes -= used;
     if (result.status === 'published') {
       this.counts.publishedFrames += frames;
       this.counts.publishedBatches++;
@@ -91,7 +88,7 @@ export class Publisher {
 
   #begin(channel: string): Batch {
     const { promise, resolve } = deferred<PublishResult>();
-    const batch: Batch = { channel, frames: [], bytes: 0, promise, resolve };
+    const batch: Batch = { channel, content: new BatchWriter(), promise, resolve };
     this.#open.set(channel, batch);
     this.#due.push(batch);
     // After the poll phase: what all sockets of this turn of the loop had to say goes together.

@@ -2,6 +2,8 @@
  *  Frames given within one tick to one channel leave as one PUBLISH and arrive one by one, in order.
  *  Each frame: 16 MiB + 4 KiB at most. */
 
+import type { Frame } from './batch.ts';
+
 export type PublishResult =
   /** Counted by the store. With 0 receivers nothing was delivered, as long as subscribers sit on masters. */
   | { readonly status: 'published'; readonly receivers: number }
@@ -16,8 +18,8 @@ export interface Subscription {
 
 export interface PubSub {
   /** Never rejects. Frames that leave together share one promise, so a frame costs no promise of its own.
-   *  The frame must stay unchanged until it resolves. */
-  publish(channel: string, frame: Uint8Array): Promise<PublishResult>;
+   *  The frame is copied before this returns. */
+  publish(channel: string, frame: Frame): Promise<PublishResult>;
   /** Resolves when the store has confirmed the subscription; rejects with `broker_unavailable` when it does not within its time limit.
    *  `onFrame` gets a Buffer that it may keep (which keeps the whole batch). It must not throw; if it does, that is counted and the next
    *  frame follows. `onGap` is called after every re-subscription: frames may have been lost since. */

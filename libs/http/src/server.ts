@@ -115,12 +115,15 @@ class Listener implements ServerBuilder {
   webSocket<Session>(pattern: string, behavior: WebSocketBehavior<Session>): this {
     const paramCount = paramCountOf(pattern);
     const headers = behavior.headers ?? this.#headers;
+    const failed = (socket: NativeSocket, error: unknown): void => {
+      this.#report(error, undefined);
+      endQuietly(socket);
+    };
     const guarded = (socket: NativeSocket, work: (socket: Socket<Session>) => void): void => {
       try {
         work(typed(socket));
       } catch (error) {
-        this.#report(error, undefined);
-        endQuietly(socket);
+        failed(socket, error);
       }
     };
     /** A socket between its upgrade and `open`; at most one. */
@@ -150,8 +153,14 @@ class Listener implements ServerBuilder {
       },
       // Nothing else may run inside the upgrade (see uws.ts); this is a built-in function that lets the engine do nothing else first.
       open: Reflect.set.bind(Reflect, opening, 0),
-      message: (socket, message, isBinary) =>
-        guarded(socket, (it) => behavior.message(it, Buffer.from(message), isBinary)),
+      // Written out, because a closure for each message would cost more than the guard.
+      message: (socket, message, isBinary) => {
+        try {
+          behavior.message(typed(socket), Buffer.from(message), isBinary);
+        } catch (error) {
+          failed(socket, error);
+        }
+      },
       ...(behavior.drained === undefined ? {} : { drain: (socket) => guarded(socket, (it) => behavior.drained?.(it)) }),
       ...(behavior.control === undefined
         ? {}

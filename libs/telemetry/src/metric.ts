@@ -240,11 +240,14 @@ function samplesOf(name: string, bounds: readonly number[], { labels, counts, su
 /** The combinations of label values of one metric, at most MAX_SERIES and one for the rest. */
 class SeriesTable<S extends Series> {
   readonly #names: readonly string[];
+  /** Of a metric with one label: its values are the keys. */
+  readonly #name: string | undefined;
   readonly #empty: (labels: Record<string, string>) => S;
   readonly #series = new Map<string, S>();
 
   constructor(names: readonly string[], empty: (labels: Record<string, string>) => S) {
     this.#names = names;
+    this.#name = names.length === 1 ? names[0] : undefined;
     this.#empty = empty;
   }
 
@@ -263,6 +266,7 @@ class SeriesTable<S extends Series> {
   }
 
   #keyOf(labels: LabelValues<string>): string {
+    if (this.#name !== undefined) return labels[this.#name] ?? '';
     let key = '';
     for (const name of this.#names) key += `${labels[name] ?? ''}\u0000`;
     return key;

@@ -251,7 +251,8 @@ test('L31: a drain refuses registrations with 503, finishes calls, closes the se
 
   await Promise.all(returned);
   await stopping;
-  expect((await next).status).toBe(200);
+  const answered = await next;
+  expect(answered.status, answered.text).toBe(200);
   expect(Math.max(...closedAtMs) - Math.min(...closedAtMs)).toBeGreaterThan(500);
   for (const device of fleet) {
     await reader.presence(device.code, 'online', { times: 2 });

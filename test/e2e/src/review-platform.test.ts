@@ -1,6 +1,7 @@
 /** What an attack on the platform side found, kept as stories over real processes. */
 
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Broker } from '@lapi-broker/fixture';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -73,4 +74,27 @@ test('bodies without a length are refused once they really fill the room', async
   const refused = await Promise.race(open.map(({ status }) => status));
   expect(refused).toBe(429);
   for (const { sent } of open) sent.destroy();
+});
+
+test.each([
+  '/docs',
+  '/openapi.json',
+  '/livez',
+  '/v1/nodes',
+  '/v1/devices/A1/LAPI/V1.0/System/DeviceInfo',
+  '/v1/events',
+  '/nowhere',
+])('thousands of requests of a stranger in one packet get few answers: %s', async (path) => {
+  const { port } = new URL(broker.commands[0]?.url ?? '');
+  const socket = connect(Number(port), '127.0.0.1');
+  let answers = '';
+  socket.setEncoding('latin1');
+  socket.on('data', (chunk: string) => {
+    answers += chunk;
+  });
+  const closed = new Promise((resolve) => socket.on('close', resolve));
+  socket.on('error', () => undefined); // It is closed while it still sends.
+  socket.write(`GET ${path} HTTP/1.1\r\nHost: broker.example\r\n\r\n`.repeat(5_000));
+  await closed;
+  expect(answers.split('HTTP/1.1 ').length - 1).toBeLessThan(1_000);
 });

@@ -203,6 +203,11 @@ export function sessionStories(topology: Topology): void {
         const stoppedMs = performance.now();
         let calls: Promise<Awaited<ReturnType<typeof call>>>[] = [];
         const moverWire = mover.wire;
+        const staleWrites: string[] = [];
+        moverWire.onFrame = ({ opcode, payload }) => {
+          if (opcode === 1) staleWrites.push(payload.toString());
+          return true;
+        };
         try {
           // They lie in the stopped node's inbox: one is out of time when it wakes, one is not.
           const stale = '/LAPI/V1.0/Stale';
@@ -236,6 +241,7 @@ export function sessionStories(topology: Topology): void {
 
         // The device that moved stays where it is; its old connection is closed and was not written to.
         await moverWire.untilClosed();
+        expect(staleWrites).toEqual([]);
         expect(await row(mover)).toMatchObject({ online: true, node: expect.stringMatching(/^edge-1\./) });
         expect(mover.wire.closed).toBe(false);
         const { online: began, offline } = epochsOf(reader.events, mover.code);

@@ -2,7 +2,7 @@
  *  Instances that share a hub hear each other, as processes that share a Redis do. Every subscriber of a channel gets every frame.
  *  Never away, so `onGap` is never called and nothing is `unknown`. */
 
-import { encodeBatch } from '../batch.ts';
+import type { Frame } from '../batch.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { type Batch, Publisher, type PublisherLimits } from '../publisher.ts';
 import type { PublishResult, PubSub, PubSubCounts, Subscription } from '../pubsub.ts';
@@ -37,7 +37,7 @@ export class MemoryPubSub implements PubSub {
     return { ...this.#publisher.counts, ...this.#receiver.counts };
   }
 
-  publish(channel: string, frame: Uint8Array): Promise<PublishResult> {
+  publish(channel: string, frame: Frame): Promise<PublishResult> {
     return this.#publisher.publish(channel, frame);
   }
 
@@ -70,6 +70,6 @@ export class MemoryPubSub implements PubSub {
     const listeners = [...(this.#hub.get(batch.channel) ?? [])];
     this.#publisher.settle(batch, { status: 'published', receivers: listeners.length });
     // A copy per listener: receivers may keep and change what they get.
-    for (const listener of listeners) listener(encodeBatch(batch.frames, batch.bytes));
+    for (const listener of listeners) listener(Buffer.from(batch.content.done()));
   }
 }

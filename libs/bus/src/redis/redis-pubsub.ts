@@ -19,7 +19,7 @@ import {
   refreshTopology,
   withDeadline,
 } from '@lapi-broker/redis';
-import { encodeBatch } from '../batch.ts';
+import type { Frame } from '../batch.ts';
 import { deferred } from '../deferred.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { type Batch, NOT_SENT, Publisher, type PublisherLimits } from '../publisher.ts';
@@ -76,7 +76,7 @@ export class RedisPubSub implements PubSub {
     return { ...this.#publisher.counts, ...this.#receiver.counts };
   }
 
-  publish(channel: string, frame: Uint8Array): Promise<PublishResult> {
+  publish(channel: string, frame: Frame): Promise<PublishResult> {
     return this.#publisher.publish(channel, frame);
   }
 
@@ -158,7 +158,7 @@ export class RedisPubSub implements PubSub {
 
   #send(node: NodeConnection, batch: Batch): void {
     const { channel } = batch;
-    const bytes = encodeBatch(batch.frames, batch.bytes);
+    const bytes = batch.content.done();
     const published = isCluster(this.#state) ? node.spublish(channel, bytes) : node.publish(channel, bytes);
     published.then(
       (receivers) => this.#publisher.settle(batch, { status: 'published', receivers: Number(receivers) }),

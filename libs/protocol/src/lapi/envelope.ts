@@ -32,8 +32,11 @@ export interface DeviceAnswer {
   readonly statusCode: number | undefined;
   /** E17. */
   readonly success: boolean;
-  /** The answer as one JSON object, unwrapped, its members as the device wrote them; only our Cseq is taken out (E11). */
-  readonly object: Buffer;
+  /** The answer as one JSON object, unwrapped, its members as the device wrote them; only our Cseq is taken out (E11): the bytes from
+   *  `cutStart` to `cutEnd` do not belong to it. Not copied here, because it may be large. */
+  readonly text: Buffer;
+  readonly cutStart: number;
+  readonly cutEnd: number;
   /** As in DeviceCall. */
   readonly data: Buffer | undefined;
 }
@@ -141,6 +144,7 @@ function classifyObject(text: Buffer, members: Members, cseq: Member | undefined
     const url = stringOf(text, responseUrl, URL_BYTES) ?? '';
     const code = integerOf(text, members[RESPONSE_CODE]);
     const status = integerOf(text, members[STATUS_CODE]);
+    const { cutStart, cutEnd } = cutOf(text, cseq);
     return {
       type: 'response',
       url,
@@ -148,7 +152,9 @@ function classifyObject(text: Buffer, members: Members, cseq: Member | undefined
       responseCode: numberOrAbsent(code),
       statusCode: numberOrAbsent(status),
       success: code === 0 && (status === undefined || status === 0),
-      object: without(text, cseq),
+      text,
+      cutStart,
+      cutEnd,
       data: dataOf(text, members[DATA]),
     };
   }
@@ -215,9 +221,26 @@ function dataOf(text: Buffer, member: Member | undefined): Buffer | undefined {
   return tidy !== undefined && scanJson(tidy).status === 'ok' ? tidy : raw;
 }
 
-/** A copy of the object without one of its members; the object itself if there is none to take out. */
-function without(text: Buffer, member: Member | undefined): Buffer {
-  if (member === undefined) return text;
+/** The answer of the device as bytes of its own (see DeviceAnswer). */
+export function answerObject({ text, cutStart, cutEnd }: Pick<DeviceAnswer, 'text' | 'cutStart' | 'cutEnd'>): Buffer {
+  const object = Buffer.allocUnsafe(text.length - (cutEnd - cutStart));
+  writeAnswerObject({ text, cutStart, cutEnd }, object, 0);
+  return object;
+}
+
+/** Writes what `answerObject` returns. */
+export function writeAnswerObject(
+  { text, cutStart, cutEnd }: Pick<DeviceAnswer, 'text' | 'cutStart' | 'cutEnd'>,
+  target: Buffer,
+  at: number,
+): void {
+  text.copy(target, at, 0, cutStart);
+  text.copy(target, at + cutStart, cutEnd);
+}
+
+/** Which bytes to leave out so that the object stays one without this member. */
+function cutOf(text: Buffer, member: Member | undefined): { readonly cutStart: number; readonly cutEnd: number } {
+  if (member === undefined) return { cutStart: text.length, cutEnd: text.length };
   let start = member.nameStart;
   let end = member.end;
   while (isBlank(text[end])) end++;
@@ -226,8 +249,5 @@ function without(text: Buffer, member: Member | undefined): Buffer {
     while (isBlank(text[start - 1])) start--;
     if (text[start - 1] === 0x2c) start--;
   }
-  const copy = Buffer.allocUnsafe(text.length - (end - start));
-  text.copy(copy, 0, 0, start);
-  text.copy(copy, start, end);
-  return copy;
+  return { cutStart: start, cutEnd: end };
 }

@@ -37,13 +37,20 @@ export interface ReplyFrame {
 export const REPLY_FRAME = 2;
 const HEAD = 15;
 
+/** Everything before the body. */
+export const REPLY_HEAD_BYTES = HEAD;
+
+export function writeReplyHead(frame: Omit<ReplyFrame, 'body'>, bytes: Buffer, at: number): void {
+  bytes[at] = REPLY_FRAME;
+  bytes[at + 1] = REPLY_OUTCOMES.indexOf(frame.outcome);
+  bytes[at + 2] = (frame.written ? 1 : 0) | (frame.success ? 2 : 0) | (frame.responseCode === undefined ? 0 : 4);
+  bytes.writeDoubleBE(frame.id, at + 3);
+  bytes.writeInt32BE(frame.responseCode ?? 0, at + 11);
+}
+
 export function encodeReplyFrame(frame: ReplyFrame): Buffer {
   const bytes = Buffer.allocUnsafe(HEAD + frame.body.length);
-  bytes[0] = REPLY_FRAME;
-  bytes[1] = REPLY_OUTCOMES.indexOf(frame.outcome);
-  bytes[2] = (frame.written ? 1 : 0) | (frame.success ? 2 : 0) | (frame.responseCode === undefined ? 0 : 4);
-  bytes.writeDoubleBE(frame.id, 3);
-  bytes.writeInt32BE(frame.responseCode ?? 0, 11);
+  writeReplyHead(frame, bytes, 0);
   bytes.set(frame.body, HEAD);
   return bytes;
 }

@@ -73,32 +73,27 @@ export function registerApi(
   events: Pick<EventRouteParts, 'feed' | 'clock'>,
 ): EventConnections {
   const connections = registerEventRoutes(server, { ...events, broker, observer });
-  const exchangeRoute = (label: string): ExchangeRoute => ({
+  const exchangeRoute = (label: string, open: boolean): ExchangeRoute => ({
     label,
+    open,
     count: (route, status) => observer.answered(route, status),
     newRequestId: () => observer.newRequestId(),
     leaving: () => observer.leaving(),
     onDefect: (error, requestId, route) => observer.defect(error, requestId, route),
   });
   for (const { method, path, operation } of ROUTES)
-    server.route(method, path, serve(operation, exchangeRoute(path), broker));
+    server.route(method, path, serve(operation, exchangeRoute(path, operation.scope === undefined), broker));
   for (const [path, methods] of methodsByPath(ROUTES)) {
     if (methods.includes('ANY')) continue;
-    const route = exchangeRoute(path);
+    const route = exchangeRoute(path, true);
     server.route('ANY', path, (request, response) => {
-      const exchange = new Exchange(request, response, route);
-      exchange.problem(
-        'method_not_allowed',
-        `use ${methods.join(' or ')}`,
-        { headers: [['Allow', methods.join(', ')]] },
-        exchange.hasBody,
-      );
+      const headers = [['Allow', methods.join(', ')]] as const;
+      new Exchange(request, response, route).problem('method_not_allowed', `use ${methods.join(' or ')}`, { headers });
     });
   }
-  const nowhere = exchangeRoute('none');
+  const nowhere = exchangeRoute('none', true);
   server.otherwise((request, response) => {
-    const exchange = new Exchange(request, response, nowhere);
-    exchange.problem('not_found', 'there is no such path; /openapi.json lists all', {}, exchange.hasBody);
+    new Exchange(request, response, nowhere).problem('not_found', 'there is no such path; /openapi.json lists all');
   });
   return connections;
 }

@@ -12,6 +12,9 @@ import { createProblem, type ProblemCase } from './problem.ts';
 export interface ExchangeRoute {
   /** For metrics: the pattern, never the path. */
   readonly label: string;
+  /** For everybody, key or not: each answer then ends its connection. Otherwise a stranger who sends thousands of requests in one packet has
+   *  them all answered before anybody else is heard, and their answers kept for as long as they are not read (reliability I4.5). */
+  readonly open: boolean;
   count(route: string, status: number): void;
   newRequestId(): string;
   /** True while the process leaves: answers then end their connection, so that its client goes to another process. */
@@ -89,7 +92,7 @@ export class Exchange {
     const all: (readonly [string, string])[] = [['X-Request-Id', this.requestId]];
     if (contentType !== '') all.push(['Content-Type', contentType]);
     for (const header of headers) all.push(header);
-    this.response.send(status, all, bytes, close || this.#route.leaving() ? CLOSE : undefined);
+    this.response.send(status, all, bytes, this.#ends(close));
   }
 
   answer(answer: Answer): void {
@@ -119,8 +122,11 @@ export class Exchange {
       requestId: this.requestId,
     });
     this.#route.count(this.#route.label, status);
-    const ending = close || this.#route.leaving() ? CLOSE : undefined;
-    this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, ending);
+    this.response.send(status, [['X-Request-Id', this.requestId], ...headers], body, this.#ends(close));
+  }
+
+  #ends(close: boolean): typeof CLOSE | undefined {
+    return close || this.#route.open || this.#route.leaving() ? CLOSE : undefined;
   }
 
   /** For a body that was not read. `aborted` needs no answer. A connection that is closed while its client still sends is reset, and the
@@ -133,10 +139,10 @@ export class Exchange {
       this.problem('rate_limited', 'bytes of request bodies in progress in this process', {}, true);
   }
 
-  /** Closes the connection when a body may still be on its way: nobody is going to read it. */
+  /** Closes the connection when a body may still be on its way, because nobody is going to read it, and that of a stranger. */
   refuse(refusal: Refusal): void {
     const about = refusal.retryAfterMs === undefined ? {} : { retryAfterMs: refusal.retryAfterMs };
-    this.problem(refusal.error, refusal.detail, about, this.hasBody);
+    this.problem(refusal.error, refusal.detail, about, this.hasBody || refusal.error === 'unauthenticated');
   }
 
   /** Whatever a handler threw. Only designed failures are told to the caller; the rest is logged under the request id. */

@@ -70,10 +70,10 @@ export interface EventRouteParts {
  *  before the feed and stopped before the server. */
 export function registerEventRoutes(server: ServerBuilder, parts: EventRouteParts): EventConnections {
   const connections = new EventConnections(parts);
-  const events = exchangeRoute(EVENTS_PATH, parts.observer);
+  const events = exchangeRoute(EVENTS_PATH, false, parts.observer);
   server.route('GET', EVENTS_PATH, (request, response) => connections.listen(new Exchange(request, response, events)));
-  server.route('ANY', EVENTS_PATH, refuseMethod(events));
-  const stream = exchangeRoute(STREAM_PATH, parts.observer);
+  server.route('ANY', EVENTS_PATH, refuseMethod(exchangeRoute(EVENTS_PATH, true, parts.observer)));
+  const stream = exchangeRoute(STREAM_PATH, true, parts.observer);
   server.webSocket<StreamSession>(STREAM_PATH, {
     maxMessageBytes: connections.limits.messageBytes,
     maxBufferedBytes: connections.limits.waitingBytes,
@@ -146,7 +146,7 @@ export class EventConnections implements Part {
     const refuse = (code: ErrorCode, about: ProblemCaseOf): void => {
       const { status, headers, body } = createProblem(code, { method: 'GET', requestId, ...about });
       observer.answered(STREAM_PATH, status);
-      upgrade.refuse(status, [['X-Request-Id', requestId], ...headers], body);
+      upgrade.refuse(status, [['X-Request-Id', requestId], ...headers], body, { close: true });
     };
     const fault = upgradeFault(request);
     if (fault !== undefined) return refuse(fault.code, fault);
@@ -283,9 +283,10 @@ function reauthentication(
   return () => access.authenticate(asked);
 }
 
-function exchangeRoute(label: string, observer: ApiObserver): ExchangeRoute {
+function exchangeRoute(label: string, open: boolean, observer: ApiObserver): ExchangeRoute {
   return {
     label,
+    open,
     count: (route, status) => observer.answered(route, status),
     newRequestId: () => observer.newRequestId(),
     leaving: () => observer.leaving(),
@@ -295,8 +296,7 @@ function exchangeRoute(label: string, observer: ApiObserver): ExchangeRoute {
 
 function refuseMethod(route: ExchangeRoute): (request: RequestSnapshot, response: ResponseHandle) => void {
   return (request, response) => {
-    const exchange = new Exchange(request, response, route);
-    exchange.problem('method_not_allowed', 'use GET', { headers: [['Allow', 'GET']] }, exchange.hasBody);
+    new Exchange(request, response, route).problem('method_not_allowed', 'use GET', { headers: [['Allow', 'GET']] });
   };
 }
 

@@ -45,25 +45,31 @@ const NOTHING = Buffer.alloc(0);
 /** Which commands were taken, in two generations, so that memory is bounded and a repeat is found for a while. A command that ended unwritten
  *  is forgotten: its sender may bring it again under the same id. */
 class TakenIds {
-  private recent = new Set<string>();
-  private older = new Set<string>();
+  /** By the process that gave them, as numbers: hundreds of thousands of strings would occupy the garbage collector. */
+  private recent = new Map<InstanceId, Set<number>>();
+  private older = new Map<InstanceId, Set<number>>();
+  private recentCount = 0;
   private turnedMs = 0;
 
-  has(id: string): boolean {
-    return this.recent.has(id) || this.older.has(id);
+  has(from: InstanceId, id: number): boolean {
+    return this.recent.get(from)?.has(id) === true || this.older.get(from)?.has(id) === true;
   }
 
-  add(id: string, nowMs: number): void {
-    if (nowMs - this.turnedMs > COMMAND_ID_MEMORY_MS || this.recent.size >= MAX_REMEMBERED_COMMAND_IDS) {
+  add(from: InstanceId, id: number, nowMs: number): void {
+    if (nowMs - this.turnedMs > COMMAND_ID_MEMORY_MS || this.recentCount >= MAX_REMEMBERED_COMMAND_IDS) {
       this.older = this.recent;
-      this.recent = new Set();
+      this.recent = new Map();
+      this.recentCount = 0;
       this.turnedMs = nowMs;
     }
-    this.recent.add(id);
+    const ids = this.recent.get(from);
+    if (ids === undefined) this.recent.set(from, new Set([id]));
+    else ids.add(id);
+    this.recentCount++;
   }
 
-  forget(id: string): void {
-    if (!this.recent.delete(id)) this.older.delete(id);
+  forget(from: InstanceId, id: number): void {
+    if (this.recent.get(from)?.delete(id) !== true) this.older.get(from)?.delete(id);
   }
 }
 
@@ -143,7 +149,7 @@ export class Inbox {
   }
 
   forget(to: InstanceId, id: number): void {
-    this.taken.forget(`${to} ${id}`);
+    this.taken.forget(to, id);
   }
 
   private take(bytes: Buffer): void {
@@ -167,7 +173,7 @@ export class Inbox {
     const { sessions, redisClock, monotonicMs, pubsub, metrics } = this.options;
     const nowMs = monotonicMs();
     const { replyTo, id } = frame;
-    if (this.taken.has(`${replyTo} ${id}`)) {
+    if (this.taken.has(replyTo, id)) {
       // Its first copy has been written, or waits to be.
       metrics.commands.inc({ outcome: 'repeated' });
       return;
@@ -194,7 +200,7 @@ export class Inbox {
       this.refuse(replyTo, id, 'request_too_large', false);
       return;
     }
-    this.taken.add(`${replyTo} ${id}`, nowMs);
+    this.taken.add(replyTo, id, nowMs);
     session.submit(new RemoteCall(this, frame, nowMs + leftMs));
   }
 }

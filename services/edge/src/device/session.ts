@@ -155,8 +155,9 @@ export class Session implements Timed, Line {
     const nowMs = this.host.monotonicMs();
     this.calls ??= new Inflight(this, this.profile.inflight, this.profile.waiting, this.readyAtMs);
     this.calls.submit(call, nowMs);
-    if (this.socket !== undefined)
-      this.host.wheel.lookAt(this, Math.min(call.deadlineMs, Math.max(this.readyAtMs, nowMs)));
+    if (this.socket === undefined) return;
+    const { readyAtMs } = this;
+    this.host.wheel.lookAt(this, nowMs < readyAtMs ? Math.min(call.deadlineMs, readyAtMs) : call.deadlineMs);
   }
 
   /** Protocol C6, C7, D8, D16: the fence is asked in the same tick as the write. */
