@@ -17,24 +17,37 @@ const UPPER: ReadonlyMap<string, string> = new Map(
   ['get', 'post', 'put', 'patch', 'delete', 'head', 'options'].map((method) => [method, method.toUpperCase()]),
 );
 
+/** Which headers a server copies, made once. */
+export class HeaderPlan {
+  /** Undefined: all. */
+  readonly names: readonly string[] | undefined;
+  /** Place of each name among the copied values. */
+  readonly places: ReadonlyMap<string, number>;
+
+  constructor(choice: HeaderChoice) {
+    this.names = choice === 'all' ? undefined : choice;
+    this.places = new Map(this.names?.map((name, place) => [name, place]));
+  }
+}
+
 class Snapshot implements RequestSnapshot {
   readonly method: string;
   readonly path: string;
   readonly query: string | undefined;
   readonly params: readonly string[];
   readonly #address: AddressSource;
-  readonly #headers: ReadonlyMap<string, string>;
-  readonly #choice: HeaderChoice;
+  readonly #plan: HeaderPlan;
+  /** By place, where the plan names them; else by name. */
+  readonly #headers: readonly string[] | ReadonlyMap<string, string>;
 
-  constructor(request: NativeRequest, address: AddressSource, paramCount: number, choice: HeaderChoice) {
-    const method = request.getMethod();
+  constructor(request: NativeRequest, method: string, address: AddressSource, paramCount: number, plan: HeaderPlan) {
     this.method = UPPER.get(method) ?? method.toUpperCase();
     this.path = request.getUrl();
     this.query = request.getQuery();
     this.params = paramCount === 0 ? NONE : paramsOf(request, paramCount);
     this.#address = address;
-    this.#headers = choice === 'all' ? allHeaders(request) : chosenHeaders(request, choice);
-    this.#choice = choice;
+    this.#plan = plan;
+    this.#headers = plan.names === undefined ? allHeaders(request) : chosenHeaders(request, plan.names);
   }
 
   get address(): string {
@@ -42,24 +55,26 @@ class Snapshot implements RequestSnapshot {
   }
 
   header(name: string): string {
-    const value = this.#headers.get(name);
-    if (value !== undefined) return value;
-    if (this.#choice !== 'all' && !this.#choice.includes(name)) {
+    const headers = this.#headers;
+    if (headers instanceof Map) return headers.get(name) ?? '';
+    const place = this.#plan.places.get(name);
+    if (place === undefined)
       throw new TypeError(`header ${name} is not copied on this server; name it in its headers option`);
-    }
-    return '';
+    return (headers as readonly string[])[place] as string;
   }
 }
 
 const NONE: readonly string[] = Object.freeze([]);
 
+/** `method` as the request has it, lower case. */
 export function snapshotOf(
   request: NativeRequest,
+  method: string,
   address: AddressSource,
   paramCount: number,
-  choice: HeaderChoice,
+  plan: HeaderPlan,
 ): RequestSnapshot {
-  return new Snapshot(request, address, paramCount, choice);
+  return new Snapshot(request, method, address, paramCount, plan);
 }
 
 /** Parameters that a uWebSockets.js pattern such as `/v1/devices/:code` has. */
@@ -68,16 +83,15 @@ export function paramCountOf(pattern: string): number {
 }
 
 function paramsOf(request: NativeRequest, count: number): readonly string[] {
-  return Array.from({ length: count }, (_, index) => request.getParameter(index) ?? '');
+  const params: string[] = [];
+  for (let i = 0; i < count; i++) params.push(request.getParameter(i) ?? '');
+  return params;
 }
 
-function chosenHeaders(request: NativeRequest, names: readonly string[]): ReadonlyMap<string, string> {
-  const headers = new Map<string, string>();
-  for (const name of names) {
-    const value = request.getHeader(name);
-    if (value !== '') headers.set(name, value);
-  }
-  return headers;
+function chosenHeaders(request: NativeRequest, names: readonly string[]): readonly string[] {
+  const values: string[] = [];
+  for (const name of names) values.push(request.getHeader(name));
+  return values;
 }
 
 function allHeaders(request: NativeRequest): ReadonlyMap<string, string> {

@@ -6,8 +6,8 @@
  *  Not done here: authentication, error documents, liveness of WebSockets. */
 import { BlockList, isIPv6 } from 'node:net';
 import { AddressConnections } from './address-connections.ts';
-import { type ExchangeServer, Response, Upgrade } from './exchange.ts';
-import { type HeaderChoice, paramCountOf, proxiedAddressOf, remoteAddressOf, snapshotOf } from './request.ts';
+import { type Exchange, type ExchangeServer, Response, Upgrade } from './exchange.ts';
+import { HeaderPlan, paramCountOf, proxiedAddressOf, remoteAddressOf, snapshotOf } from './request.ts';
 import type { RequestHandler, RequestSnapshot, Server, ServerOptions, Socket, WebSocketBehavior } from './types.ts';
 import {
   App,
@@ -71,7 +71,7 @@ export function createServer(options: ServerOptions): ServerBuilder {
 class Listener implements ServerBuilder {
   readonly #options: ServerOptions;
   readonly #app: NativeApp;
-  readonly #headers: HeaderChoice;
+  readonly #headers: HeaderPlan;
   readonly #proxies: BlockList | undefined;
   readonly #perAddress: AddressConnections | undefined;
   readonly #exchanges: ExchangeServer;
@@ -81,7 +81,7 @@ class Listener implements ServerBuilder {
   constructor(options: ServerOptions) {
     this.#options = options;
     this.#app = options.tls === undefined ? App() : secureApp(options.tls);
-    this.#headers = options.headers ?? 'all';
+    this.#headers = new HeaderPlan(options.headers ?? 'all');
     this.#proxies =
       options.proxies === undefined || options.proxies.length === 0 ? undefined : blockListOf(options.proxies);
     const perAddress =
@@ -114,7 +114,7 @@ class Listener implements ServerBuilder {
 
   webSocket<Session>(pattern: string, behavior: WebSocketBehavior<Session>): this {
     const paramCount = paramCountOf(pattern);
-    const headers = behavior.headers ?? this.#headers;
+    const headers = behavior.headers === undefined ? this.#headers : new HeaderPlan(behavior.headers);
     const failed = (socket: NativeSocket, error: unknown): void => {
       this.#report(error, undefined);
       endQuietly(socket);
@@ -137,6 +137,8 @@ class Listener implements ServerBuilder {
       guarded(socket, (it) => behavior.open(it));
       return true;
     };
+    const upgradeHandler = (request: RequestSnapshot, upgrade: Upgrade<Session>): void | Promise<void> =>
+      behavior.upgrade(request, upgrade);
     this.#app.ws(pattern, {
       compression: DISABLED,
       maxPayloadLength: behavior.maxMessageBytes,
@@ -148,8 +150,8 @@ class Listener implements ServerBuilder {
       upgrade: (raw, request, context) => {
         const key = request.getHeader('sec-websocket-key');
         const upgrade = new Upgrade<Session>(raw, this.#exchanges, key, context, opener);
-        const snapshot = snapshotOf(request, upgrade, paramCount, headers);
-        this.#run(upgrade, snapshot, () => behavior.upgrade(snapshot, upgrade));
+        const snapshot = snapshotOf(request, 'get', upgrade, paramCount, headers);
+        this.#run(upgrade, snapshot, upgradeHandler);
       },
       // Nothing else may run inside the upgrade (see uws.ts); this is a built-in function that lets the engine do nothing else first.
       open: Reflect.set.bind(Reflect, opening, 0),
@@ -211,20 +213,21 @@ class Listener implements ServerBuilder {
   #handlerOf(pattern: string, handler: RequestHandler): NativeHandler {
     const paramCount = paramCountOf(pattern);
     return (raw: NativeResponse, request: NativeRequest) => {
-      const response = new Response(raw, request.getMethod() === 'head', this.#exchanges);
-      const snapshot = snapshotOf(request, response, paramCount, this.#headers);
-      this.#run(response, snapshot, () => handler(snapshot, response));
+      const method = request.getMethod();
+      const response = new Response(raw, method === 'head', this.#exchanges);
+      const snapshot = snapshotOf(request, method, response, paramCount, this.#headers);
+      this.#run(response, snapshot, handler);
     };
   }
 
-  #run<Session>(
-    exchange: Response | Upgrade<Session>,
+  #run<E extends Exchange>(
+    exchange: E,
     snapshot: RequestSnapshot,
-    work: () => void | Promise<void>,
+    handler: (request: RequestSnapshot, exchange: E) => void | Promise<void>,
   ): void {
     if (exchange.remote !== undefined) this.#perAddress?.requestStarted(exchange.remote);
     try {
-      const pending = work();
+      const pending = handler(snapshot, exchange);
       if (pending !== undefined) pending.catch((error: unknown) => this.#fail(exchange, snapshot, error));
     } catch (error) {
       this.#fail(exchange, snapshot, error);
@@ -232,7 +235,7 @@ class Listener implements ServerBuilder {
     exchange.handlerReturned();
   }
 
-  #fail<Session>(exchange: Response | Upgrade<Session>, snapshot: RequestSnapshot, error: unknown): void {
+  #fail(exchange: Exchange, snapshot: RequestSnapshot, error: unknown): void {
     exchange.fail();
     this.#report(error, snapshot);
   }

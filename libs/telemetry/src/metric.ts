@@ -237,53 +237,67 @@ function samplesOf(name: string, bounds: readonly number[], { labels, counts, su
   return samples;
 }
 
-/** The combinations of label values of one metric, at most MAX_SERIES and one for the rest. */
+/** By the value of the first label, then of the second …; at the end the series. */
+type Branch<S> = Map<string, Branch<S> | S>;
+
+/** The combinations of label values of one metric, at most MAX_SERIES and one for the rest. A look-up makes no string: it happens several
+ *  times for every command. */
 class SeriesTable<S extends Series> {
   readonly #names: readonly string[];
-  /** Of a metric with one label: its values are the keys. */
-  readonly #name: string | undefined;
   readonly #empty: (labels: Record<string, string>) => S;
-  readonly #series = new Map<string, S>();
+  readonly #root: Branch<S> = new Map();
+  readonly #all: S[] = [];
+  #overflow: S | undefined;
 
   constructor(names: readonly string[], empty: (labels: Record<string, string>) => S) {
     this.#names = names;
-    this.#name = names.length === 1 ? names[0] : undefined;
     this.#empty = empty;
   }
 
   /** The one series of a metric without labels; exists from the start, so that it shows as 0. */
   only(): S {
-    return this.of({});
+    return this.#insert({});
   }
 
   of(labels: LabelValues<string>): S {
-    const key = this.#keyOf(labels);
-    return this.#series.get(key) ?? this.#create(key, labels);
+    let found: Branch<S> | S | undefined = this.#root;
+    for (const name of this.#names) {
+      found = (found as Branch<S>).get(labels[name] ?? '');
+      if (found === undefined) return this.#create(labels);
+    }
+    return found as S;
   }
 
   all(): Iterable<S> {
-    return this.#series.values();
+    return this.#all;
   }
 
-  #keyOf(labels: LabelValues<string>): string {
-    if (this.#name !== undefined) return labels[this.#name] ?? '';
-    let key = '';
-    for (const name of this.#names) key += `${labels[name] ?? ''}\u0000`;
-    return key;
-  }
-
-  #create(key: string, labels: LabelValues<string>): S {
-    if (this.#series.size >= MAX_SERIES) {
-      const overflow = Object.fromEntries(this.#names.map((name) => [name, 'overflow']));
-      const overflowKey = this.#keyOf(overflow);
-      return this.#series.get(overflowKey) ?? this.#insert(overflowKey, overflow);
+  #create(labels: LabelValues<string>): S {
+    if (this.#all.length >= MAX_SERIES) {
+      this.#overflow ??= this.#insert(Object.fromEntries(this.#names.map((name) => [name, 'overflow'])));
+      return this.#overflow;
     }
-    return this.#insert(key, Object.fromEntries(this.#names.map((name) => [name, labels[name] ?? ''])));
+    const series = this.#insert(Object.fromEntries(this.#names.map((name) => [name, labels[name] ?? ''])));
+    let branch = this.#root;
+    for (const [i, name] of this.#names.entries()) {
+      const value = labels[name] ?? '';
+      if (i === this.#names.length - 1) {
+        branch.set(value, series);
+        break;
+      }
+      let next = branch.get(value) as Branch<S> | undefined;
+      if (next === undefined) {
+        next = new Map();
+        branch.set(value, next);
+      }
+      branch = next;
+    }
+    return series;
   }
 
-  #insert(key: string, labels: Record<string, string>): S {
+  #insert(labels: Record<string, string>): S {
     const series = this.#empty(labels);
-    this.#series.set(key, series);
+    this.#all.push(series);
     return series;
   }
 }

@@ -102,3 +102,9 @@ test('no percent-encoding of letters opens a guarded path (S13)', () => {
     }),
   );
 });
+
+test('bytes that were no UTF-8 never reach the device as something else', () => {
+  expect(checkRequestUrl('/LAPI/V1.0/System/\uFFFDame').status).toBe('invalid_request');
+  expect(checkRequestUrl('/LAPI/V1.0/System/Name?x=\uFFFD').status).toBe('invalid_request');
+  expect(checkRequestUrl('/LAPI/V1.0/System/名字').status).toBe('ok');
+});

@@ -33,7 +33,8 @@ const GUARDS: readonly (readonly [GuardedArea, RegExp])[] = [
 const SESSION_PATH = new RegExp(`${API}system/upserver/(?:register|keepalive|unregister)`);
 const SUBSCRIPTION_PATH = new RegExp(`${API}system/event/subscription`);
 
-const LONE_SURROGATE = /\p{Cs}/u;
+/** U+FFFD is what the transport makes of bytes that are no UTF-8: the device would get something else than was sent. */
+const BROKEN_TEXT = /[\p{Cs}\uFFFD]/u;
 const CONTROL = /\p{Cc}/u;
 const ENCODED_CONTROL = /%(?:[01][0-9a-f]|7f)/i;
 const ENCODED_SEPARATOR = /%(?:2f|5c|3f|23|25)/i;
@@ -47,7 +48,7 @@ export function checkRequestUrl(url: string, platformSubscribes = false): Reques
   if (!url.startsWith('/LAPI/')) return invalid('RequestURL must start with /LAPI/');
   if (url.length > REQUEST_URL_BYTES || Buffer.byteLength(url) > REQUEST_URL_BYTES)
     return invalid(`RequestURL exceeds ${REQUEST_URL_BYTES} bytes`);
-  if (LONE_SURROGATE.test(url)) return invalid('RequestURL is not valid Unicode');
+  if (BROKEN_TEXT.test(url)) return invalid('RequestURL is not valid UTF-8');
   if (CONTROL.test(url) || ENCODED_CONTROL.test(url)) return invalid('RequestURL contains a control character');
   if (url.includes('#')) return invalid('RequestURL contains a fragment');
 

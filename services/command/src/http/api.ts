@@ -6,6 +6,7 @@ import type { RequestHandler, ServerBuilder } from '@lapi-broker/http';
 import { allows, missingScope } from '../access/access.ts';
 import type { Broker } from './broker.ts';
 import { Exchange, type ExchangeRoute } from './exchange.ts';
+import type { ApiObserver } from './observer.ts';
 import type { DocumentedRoute } from './openapi.ts';
 import type { Operation, RawOperation } from './operation.ts';
 import { createCommand, passThrough } from './routes/call.ts';
@@ -57,13 +58,6 @@ export const API_HEADERS: readonly string[] = [
   'idempotency-key',
   'last-event-id',
 ];
-
-export interface ApiObserver {
-  answered(route: string, status: number): void;
-  newRequestId(): string;
-  leaving(): boolean;
-  defect(error: unknown, requestId: string, route: string): void;
-}
 
 /** Mounts everything. The answer is the part of the process that looks after live event connections. */
 export function registerApi(

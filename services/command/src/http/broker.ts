@@ -15,7 +15,7 @@ export interface Broker {
   readonly access: Pick<Access, 'authenticate' | 'forget'>;
   readonly policy: Pick<PathPolicy, 'judge'>;
   readonly keys: ApiKeyStore;
-  readonly dispatch: Pick<Dispatch, 'call'>;
+  readonly dispatch: Pick<Dispatch, 'call' | 'begin'>;
   readonly devices: DeviceStore;
   readonly vault: Pick<SecretVault, 'seal'>;
   readonly registry: Pick<OwnerRegistry, 'lookUp'>;

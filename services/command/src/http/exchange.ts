@@ -4,8 +4,8 @@
 import type { HeaderList, RequestSnapshot, ResponseHandle } from '@lapi-broker/http';
 import { BrokerError, type ErrorCode } from '@lapi-broker/protocol';
 import type { Refusal } from '../access/access.ts';
+import type { Answer } from './answer.ts';
 import type { BodyBudget } from './body-budget.ts';
-import type { Answer } from './operation.ts';
 import { createProblem, type ProblemCase } from './problem.ts';
 
 /** Shared by all exchanges of one route. */

@@ -8,9 +8,10 @@ import { type ErrorCode, scanJson } from '@lapi-broker/protocol';
 import type { z } from 'zod';
 import type { Caller } from '../access/access.ts';
 import type { Scope } from '../access/api-key.ts';
+import type { Answer } from './answer.ts';
 import type { Broker } from './broker.ts';
 import type { Exchange } from './exchange.ts';
-import type { Fault, ProblemCase } from './problem.ts';
+import type { Fault } from './problem.ts';
 
 export interface ResponseDoc {
   readonly description: string;
@@ -40,23 +41,6 @@ export interface OperationDoc {
   /** Beyond those that follow from scope and schemas. */
   readonly errors?: readonly ErrorCode[];
 }
-
-export type Answer =
-  | { readonly kind: 'json'; readonly status: number; readonly value: unknown; readonly headers?: HeaderList }
-  | {
-      readonly kind: 'bytes';
-      readonly status: number;
-      readonly contentType: string;
-      readonly bytes: string | Uint8Array;
-      readonly headers?: HeaderList;
-    }
-  | { readonly kind: 'empty'; readonly status: number }
-  | ({ readonly kind: 'problem'; readonly error: ErrorCode } & Pick<
-      ProblemCase,
-      'detail' | 'command' | 'faults' | 'headers'
-    > & {
-        readonly method?: string;
-      });
 
 export interface Call<P, Q, B> {
   /** Undefined on open routes only. */

@@ -27,6 +27,7 @@ export const DevicePath = z.object({ code: DeviceCodeText });
 const secret = z
   .string()
   .min(1)
+  .refine((text) => text.isWellFormed(), 'must be valid Unicode: no device could sign with it')
   .refine(
     (text) => Buffer.byteLength(text) <= LIMITS.secretBytes,
     `must be at most ${LIMITS.secretBytes} bytes of UTF-8`,
@@ -34,7 +35,7 @@ const secret = z
 
 const tag = z
   .string()
-  .regex(/^[^,\p{Cc}]{1,64}$/u, 'must be 1–64 characters without commas and control characters')
+  .regex(/^[^,\p{Cc}\p{Cs}]{1,64}$/u, 'must be 1–64 characters without commas and control characters')
   .meta({ examples: ['site-7'] });
 
 export const DeviceChange = z
@@ -49,7 +50,7 @@ export const DeviceChange = z
     profile: z.string().min(1).max(64).optional().describe('Name of the device profile; a new device gets `default`.'),
     type: z
       .string()
-      .regex(/^[^,\p{Cc}]{0,64}$/u, 'must be at most 64 characters without commas and control characters')
+      .regex(/^[^,\p{Cc}\p{Cs}]{0,64}$/u, 'must be at most 64 characters without commas and control characters')
       .optional()
       .describe('Free text for filters: nvr, ipc, radar, …'),
     tags: z

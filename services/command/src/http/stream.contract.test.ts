@@ -108,6 +108,7 @@ function rig(maxLength = 100_000): Rig {
               commands.push(command);
               return Promise.resolve(made.answer(command));
             },
+            begin: () => undefined,
           },
         },
         observer: {
@@ -650,7 +651,7 @@ describe('store away', () => {
           forget: () => undefined,
         },
         policy: new PathPolicy(),
-        dispatch: { call: () => Promise.reject(new Error('not used')) },
+        dispatch: { call: () => Promise.reject(new Error('not used')), begin: () => undefined },
       },
       observer: { answered: () => undefined, newRequestId: () => 'r', leaving: () => false, defect: () => undefined },
       clock: systemClock,

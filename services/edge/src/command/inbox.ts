@@ -3,19 +3,23 @@
  *  while the subscription cannot be trusted none is taken (3.3, D7). Every command gets one reply, unless the asking process is gone.
  *  The inbox is a hint: whatever is lost here is found again in the registry. */
 
-import type { PubSub, Subscription } from '@lapi-broker/bus';
+import type { FrameSource, PubSub, Subscription } from '@lapi-broker/bus';
 import {
   COMMAND_FRAME,
   CONTROL_FRAME,
   type CommandFrame,
   type ControlMessage,
+  type DeviceAnswer,
   decodeCommandFrame,
   decodeControlFrame,
   encodeReplyFrame,
   type InstanceId,
   type LapiMethod,
   type NodeId,
+  REPLY_HEAD_BYTES,
   type ReplyFrame,
+  writeAnswerObject,
+  writeReplyHead,
 } from '@lapi-broker/protocol';
 import type { Keyspace, RedisClock } from '@lapi-broker/redis';
 import type { Log } from '@lapi-broker/telemetry';
@@ -41,6 +45,7 @@ export interface InboxOptions {
 }
 
 const NOTHING = Buffer.alloc(0);
+const ANSWERED = { outcome: 'answered' } as const;
 
 /** Which commands were taken, in two generations, so that memory is bounded and a repeat is found for a while. A command that ended unwritten
  *  is forgotten: its sender may bring it again under the same id. */
@@ -73,6 +78,30 @@ class TakenIds {
   }
 }
 
+/** The reply frame of an answered command, written from the device's message straight into the batch that leaves: an answer may be large. */
+class AnsweredFrame implements FrameSource {
+  readonly length: number;
+  readonly id: number;
+  readonly outcome = 'answered';
+  readonly written = true;
+  readonly success: boolean;
+  readonly responseCode: number | undefined;
+  private readonly response: DeviceAnswer;
+
+  constructor(id: number, response: DeviceAnswer) {
+    this.id = id;
+    this.success = response.success;
+    this.responseCode = response.responseCode;
+    this.response = response;
+    this.length = REPLY_HEAD_BYTES + response.text.length - (response.cutEnd - response.cutStart);
+  }
+
+  writeTo(target: Buffer, at: number): void {
+    writeReplyHead(this, target, at);
+    writeAnswerObject(this.response, target, at + REPLY_HEAD_BYTES);
+  }
+}
+
 /** One command of a platform while it is at this node. A class, so that a command costs one object and no closures. */
 class RemoteCall implements Call {
   readonly priority = false;
@@ -96,15 +125,7 @@ class RemoteCall implements Call {
 
   settle(outcome: CallOutcome): void {
     if (outcome.outcome === 'answered') {
-      const { response } = outcome;
-      this.inbox.reply(this.replyTo, {
-        id: this.id,
-        outcome: 'answered',
-        written: true,
-        success: response.success,
-        responseCode: response.responseCode,
-        body: response.object,
-      });
+      this.inbox.pass(this.replyTo, new AnsweredFrame(this.id, outcome.response));
       return;
     }
     if (!outcome.written) this.inbox.forget(this.replyTo, this.id);
@@ -138,9 +159,15 @@ export class Inbox {
     await subscription?.close();
   }
 
+  /** An answer of a device. */
+  pass(to: InstanceId, frame: AnsweredFrame): void {
+    this.options.metrics.commands.inc(ANSWERED);
+    // A reply that nobody takes is a process that is gone; its callers are gone with it.
+    void this.options.pubsub.publish(this.options.keyspace.reply(to), frame);
+  }
+
   reply(to: InstanceId, frame: ReplyFrame): void {
     this.options.metrics.commands.inc({ outcome: frame.outcome });
-    // A reply that nobody takes is a process that is gone; its callers are gone with it.
     void this.options.pubsub.publish(this.options.keyspace.reply(to), encodeReplyFrame(frame));
   }
 

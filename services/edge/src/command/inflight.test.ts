@@ -9,7 +9,9 @@ const answer = (cseq: number): DeviceAnswer => ({
   responseCode: 0,
   statusCode: undefined,
   success: true,
-  object: Buffer.from('{}'),
+  text: Buffer.from('{}'),
+  cutStart: 2,
+  cutEnd: 2,
   data: undefined,
 });
 

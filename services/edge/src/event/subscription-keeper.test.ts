@@ -32,7 +32,9 @@ function rig(plan: SubscriptionPlan = { body: { Duration: 600, Type: 0 }, renewB
       responseCode: code,
       statusCode: undefined,
       success: code === 0,
-      object: Buffer.from('{}'),
+      text: Buffer.from('{}'),
+      cutStart: 2,
+      cutEnd: 2,
       data: Buffer.from(JSON.stringify(data)),
     },
   });

@@ -16,18 +16,10 @@ import { nanoid } from 'nanoid';
 import { allows, type Caller, missingScope } from '../../access/access.ts';
 import type { CommandEnd, CommandError, DirectCommand } from '../../dispatch/dispatch.ts';
 import { LIMITS } from '../../limits.ts';
+import type { Answer } from '../answer.ts';
 import type { Broker } from '../broker.ts';
 import type { Exchange } from '../exchange.ts';
-import {
-  type Answer,
-  type Decoded,
-  decodeJson,
-  faultsOf,
-  invalid,
-  jsonFault,
-  operation,
-  type RawOperation,
-} from '../operation.ts';
+import { type Decoded, decodeJson, faultsOf, invalid, jsonFault, operation, type RawOperation } from '../operation.ts';
 import type { Fault } from '../problem.ts';
 import { CallHeaders, CommandOutcome, CommandRequest, DeviceAnswer, DevicePath } from '../schema.ts';
 
@@ -132,13 +124,20 @@ function pass(exchange: Exchange, caller: Caller, body: Buffer, broker: Broker):
     return;
   }
 
-  broker.dispatch
-    .call({ code: code as DeviceCode, method, url, body, ...times, withdrawn: () => exchange.response.ended })
-    // One derived promise instead of two: this runs for every command.
-    .then(
-      (end) => answerPass(exchange, end),
-      (error: unknown) => exchange.failed(error),
-    );
+  const { timeoutMs, connectTimeoutMs } = times;
+  broker.dispatch.begin(
+    {
+      code: code as DeviceCode,
+      method,
+      url,
+      body,
+      timeoutMs,
+      connectTimeoutMs,
+      withdrawn: () => exchange.response.ended,
+    },
+    (end) => answerPass(exchange, end),
+    (error) => exchange.failed(error),
+  );
 }
 
 /** Never throws. */

@@ -12,9 +12,10 @@ import {
 } from '@lapi-broker/protocol';
 import type { z } from 'zod';
 import { LIMITS } from '../../limits.ts';
+import type { Answer } from '../answer.ts';
 import type { Broker } from '../broker.ts';
 import { decodeListCursor, encodeListCursor } from '../cursor.ts';
-import { type Answer, invalid, json, operation, problem } from '../operation.ts';
+import { invalid, json, operation, problem } from '../operation.ts';
 import type { Fault } from '../problem.ts';
 import {
   DeviceChange,

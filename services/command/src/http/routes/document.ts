@@ -3,7 +3,8 @@
 
 import type { HeaderList } from '@lapi-broker/http';
 import { z } from 'zod';
-import { type Answer, json, operation } from '../operation.ts';
+import type { Answer } from '../answer.ts';
+import { json, operation } from '../operation.ts';
 import { Status } from '../schema.ts';
 
 /** The page has neither scripts nor anything from elsewhere, and must not be framed (threat T17). */
