@@ -34,7 +34,8 @@ function isBodiless(status: number): boolean {
 }
 
 function writeHead(raw: NativeResponse, status: number, headers: HeaderList): void {
-  raw.writeStatus(STATUS_LINES.get(status) ?? `${status} Unknown`);
+  // 200 OK is what the transport writes when nothing else is said.
+  if (status !== 200) raw.writeStatus(STATUS_LINES.get(status) ?? `${status} Unknown`);
   for (const [name, value] of headers) raw.writeHeader(name, value);
 }
 

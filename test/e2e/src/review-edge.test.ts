@@ -114,6 +114,7 @@ test('D8, I3: a call that waited through the fence is not written to a session o
   fenced.signal('SIGSTOP');
   await sleep(10_500);
   const current = await device.register(1);
+  device.answering();
   way.latency(400);
   fenced.signal('SIGCONT');
   await waitFor(() => fenced.lines().filter((line) => line.includes('"lease.taken"')).length === 2, {
@@ -125,8 +126,13 @@ test('D8, I3: a call that waited through the fence is not written to a session o
   expect(old.texts().filter((text) => text.includes('n=2'))).toEqual([]);
   expect(current.closed).toBe(false);
   way.heal();
-  const answers = await Promise.all([first, second]);
-  expect(answers[1]?.json()).toMatchObject({ written: false });
+  const [, answer] = await Promise.all([first, second]);
+  // Refused unwritten by the fenced node, it may be brought to the new session, once, and then ends with its answer.
+  const reached = device.calls.filter(({ url }) => url.includes('n=2')).length;
+  expect({ reached, status: answer?.status, written: answer?.json().written }).toBeOneOf([
+    { reached: 1, status: 200, written: undefined },
+    { reached: 0, status: 503, written: false },
+  ]);
 }, 90_000);
 
 test('D3: a take-over that is told while the older claim is still on its way closes the older session', async () => {

@@ -138,8 +138,6 @@ function classifyObject(text: Buffer, members: Members, cseq: Member | undefined
   const responseUrl = present(text, members[RESPONSE_URL]);
   const requestUrl = present(text, members[REQUEST_URL]);
   const method = present(text, members[METHOD]);
-  const token = cseqBeside ?? (cseq === undefined ? undefined : text.subarray(cseq.start, cseq.end));
-
   if ((responseUrl ?? present(text, members[RESPONSE_CODE])) !== undefined && method === undefined) {
     const url = stringOf(text, responseUrl, URL_BYTES) ?? '';
     const code = integerOf(text, members[RESPONSE_CODE]);
@@ -148,7 +146,9 @@ function classifyObject(text: Buffer, members: Members, cseq: Member | undefined
     return {
       type: 'response',
       url,
-      cseq: token === undefined ? undefined : numberOrAbsent(integer(token)),
+      cseq: numberOrAbsent(
+        cseqBeside === undefined ? integerOfAny(text, cseq) : integer(cseqBeside, 0, cseqBeside.length),
+      ),
       responseCode: numberOrAbsent(code),
       statusCode: numberOrAbsent(status),
       success: code === 0 && (status === undefined || status === 0),
@@ -165,7 +165,7 @@ function classifyObject(text: Buffer, members: Members, cseq: Member | undefined
     type: 'request',
     url,
     method: stringOf(text, method, METHOD_BYTES) ?? '',
-    cseq: token === undefined ? undefined : echoToken(token),
+    cseq: echoToken(cseqBeside ?? (cseq === undefined ? undefined : text.subarray(cseq.start, cseq.end))),
     data: dataOf(text, members[DATA]),
   };
 }
@@ -182,25 +182,48 @@ function stringOf(text: Buffer, member: Member | undefined, maxBytes: number): s
   return decodeString(text, member.start, member.end);
 }
 
-function echoToken(token: Buffer): string | undefined {
+function echoToken(token: Buffer | undefined): string | undefined {
+  if (token === undefined) return undefined;
   const first = token[0] as number;
   const isNumber = first === 0x2d || (first >= 0x30 && first <= 0x39);
   return (isNumber || first === QUOTE) && token.length <= CSEQ_BYTES ? token.toString() : undefined;
 }
 
+/** As `integerOf`, but a `null` is something. */
+function integerOfAny(text: Buffer, member: Member | undefined): number | undefined {
+  return member === undefined ? undefined : integer(text, member.start, member.end);
+}
+
 /** NaN = there is something, but not an integer of 32 bits. A member that is `null` counts as absent. */
 function integerOf(text: Buffer, member: Member | undefined): number | undefined {
   const there = present(text, member);
-  return there === undefined ? undefined : integer(text.subarray(there.start, there.end));
+  return there === undefined ? undefined : integer(text, there.start, there.end);
 }
 
 /** Number or numeric string (6.3, row 2). */
-function integer(token: Buffer): number {
-  if (token.length > NUMBER_BYTES) return Number.NaN;
-  const quoted = token[0] === QUOTE;
-  const text = quoted ? token.toString('latin1', 1, token.length - 1) : token.toString('latin1');
-  const value = quoted && !NUMERIC_STRING.test(text) ? Number.NaN : Number(text);
+function integer(text: Buffer, start: number, end: number): number {
+  const plain = plainInteger(text, start, end);
+  if (plain >= 0) return plain;
+  if (end - start > NUMBER_BYTES) return Number.NaN;
+  const quoted = text[start] === QUOTE;
+  const spelled = quoted ? text.toString('latin1', start + 1, end - 1) : text.toString('latin1', start, end);
+  const value = quoted && !NUMERIC_STRING.test(spelled) ? Number.NaN : Number(spelled);
   return (value | 0) === value ? value + 0 : Number.NaN;
+}
+
+/** Longest run of digits that cannot exceed 32 bits. */
+const PLAIN_DIGITS = 9;
+
+/** How nearly every number is written: a few digits and nothing else. -1 for all other spellings. */
+function plainInteger(text: Buffer, start: number, end: number): number {
+  if (end - start > PLAIN_DIGITS) return -1;
+  let value = 0;
+  for (let at = start; at < end; at++) {
+    const digit = (text[at] as number) - 0x30;
+    if (digit < 0 || digit > 9) return -1;
+    value = value * 10 + digit;
+  }
+  return value;
 }
 
 function numberOrAbsent(value: number | undefined): number | undefined {

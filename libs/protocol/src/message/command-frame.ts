@@ -37,6 +37,7 @@ export interface CommandFrame {
 
 export const COMMAND_FRAME = 1;
 const HEAD = 30;
+const NO_BODY = Buffer.alloc(0);
 
 export function encodeCommandFrame(frame: CommandFrame): Buffer {
   const urlBytes = Buffer.byteLength(frame.url);
@@ -74,6 +75,7 @@ export function decodeCommandFrame(bytes: Buffer): CommandFrame | undefined {
     deadlineMs: bytes.readDoubleBE(18),
     method,
     url: bytes.toString('utf8', codeEnd, urlEnd),
-    body: bytes.subarray(urlEnd),
+    // Most commands have none, and a view costs as much as the rest of this.
+    body: urlEnd === bytes.length ? NO_BODY : bytes.subarray(urlEnd),
   };
 }

@@ -24,7 +24,7 @@ import {
 import type { Keyspace, RedisClock } from '@lapi-broker/redis';
 import type { Log } from '@lapi-broker/telemetry';
 import type { SessionTable } from '../device/session-table.ts';
-import { COMMAND_ID_MEMORY_MS, MAX_MESSAGE_BYTES, MAX_REMEMBERED_COMMAND_IDS } from '../limits.ts';
+import { MAX_ASKING_PROCESSES, MAX_MESSAGE_BYTES, REMEMBERED_COMMAND_IDS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import type { Call, CallOutcome } from './inflight.ts';
 
@@ -44,37 +44,56 @@ export interface InboxOptions {
   readonly log: Log;
 }
 
+/** A refusal whose publishing failed goes out again, for as long as a store takes to come back. */
+const REPLY_REPEAT_MS = 500;
+const REPLY_ATTEMPTS = 20;
+const MAX_REPEATED_REPLIES = 10_000;
+
 const NOTHING = Buffer.alloc(0);
 const ANSWERED = { outcome: 'answered' } as const;
 
-/** Which commands were taken, in two generations, so that memory is bounded and a repeat is found for a while. A command that ended unwritten
- *  is forgotten: its sender may bring it again under the same id. */
+/** Which commands were taken, so that a repeat is found: per asking process the last ids, each in the place that follows from its number.
+ *  Ids of one process come in order, so this touches memory in order too, where a set of as many would miss the cache several times for
+ *  each command. A command that ended unwritten is forgotten: its sender may bring it again under the same id.
+ *  Bound: REMEMBERED_COMMAND_IDS places for each of MAX_ASKING_PROCESSES; the process that was not heard of for longest goes. */
 class TakenIds {
-  /** By the process that gave them, as numbers: hundreds of thousands of strings would occupy the garbage collector. */
-  private recent = new Map<InstanceId, Set<number>>();
-  private older = new Map<InstanceId, Set<number>>();
-  private recentCount = 0;
-  private turnedMs = 0;
+  private readonly places = new Map<InstanceId, Float64Array>();
+  private last: InstanceId | undefined;
+  private lastPlaces: Float64Array = new Float64Array(0);
 
   has(from: InstanceId, id: number): boolean {
-    return this.recent.get(from)?.has(id) === true || this.older.get(from)?.has(id) === true;
+    const places = this.placesOf(from);
+    return places !== undefined && places[id % REMEMBERED_COMMAND_IDS] === id;
   }
 
-  add(from: InstanceId, id: number, nowMs: number): void {
-    if (nowMs - this.turnedMs > COMMAND_ID_MEMORY_MS || this.recentCount >= MAX_REMEMBERED_COMMAND_IDS) {
-      this.older = this.recent;
-      this.recent = new Map();
-      this.recentCount = 0;
-      this.turnedMs = nowMs;
+  add(from: InstanceId, id: number): void {
+    let places = this.placesOf(from);
+    if (places === undefined) {
+      if (this.places.size >= MAX_ASKING_PROCESSES) {
+        const oldest = this.places.keys().next();
+        if (!oldest.done) this.places.delete(oldest.value);
+      }
+      places = new Float64Array(REMEMBERED_COMMAND_IDS);
+      this.places.set(from, places);
     }
-    const ids = this.recent.get(from);
-    if (ids === undefined) this.recent.set(from, new Set([id]));
-    else ids.add(id);
-    this.recentCount++;
+    places[id % REMEMBERED_COMMAND_IDS] = id;
   }
 
   forget(from: InstanceId, id: number): void {
-    if (this.recent.get(from)?.delete(id) !== true) this.older.get(from)?.delete(id);
+    const places = this.placesOf(from);
+    if (places?.[id % REMEMBERED_COMMAND_IDS] === id) places[id % REMEMBERED_COMMAND_IDS] = 0;
+  }
+
+  private placesOf(from: InstanceId): Float64Array | undefined {
+    if (from === this.last) return this.lastPlaces;
+    const places = this.places.get(from);
+    if (places === undefined) return undefined;
+    // Inserted again, so that the map's order is the order of last use.
+    this.places.delete(from);
+    this.places.set(from, places);
+    this.last = from;
+    this.lastPlaces = places;
+    return places;
   }
 }
 
@@ -136,6 +155,7 @@ class RemoteCall implements Call {
 export class Inbox {
   private readonly options: InboxOptions;
   private readonly taken = new TakenIds();
+  private readonly repeats = new Set<NodeJS.Timeout>();
   private subscription: Subscription | undefined;
 
   constructor(options: InboxOptions) {
@@ -154,6 +174,8 @@ export class Inbox {
   }
 
   async stop(): Promise<void> {
+    for (const timer of this.repeats) clearTimeout(timer);
+    this.repeats.clear();
     const subscription = this.subscription;
     this.subscription = undefined;
     await subscription?.close();
@@ -168,7 +190,19 @@ export class Inbox {
 
   reply(to: InstanceId, frame: ReplyFrame): void {
     this.options.metrics.commands.inc({ outcome: frame.outcome });
-    void this.options.pubsub.publish(this.options.keyspace.reply(to), encodeReplyFrame(frame));
+    void this.deliver(this.options.keyspace.reply(to), encodeReplyFrame(frame), 0);
+  }
+
+  /** Refusals are small and worth repeating: without one the asking process must take the command for written. One that arrives twice is
+   *  counted there and dropped. */
+  private async deliver(channel: string, frame: Buffer, attempt: number): Promise<void> {
+    const result = await this.options.pubsub.publish(channel, frame);
+    if (result.status === 'published' || attempt >= REPLY_ATTEMPTS || this.repeats.size >= MAX_REPEATED_REPLIES) return;
+    const timer = setTimeout(() => {
+      this.repeats.delete(timer);
+      void this.deliver(channel, frame, attempt + 1);
+    }, REPLY_REPEAT_MS);
+    this.repeats.add(timer);
   }
 
   refuse(to: InstanceId, id: number, outcome: ReplyFrame['outcome'], written: boolean): void {
@@ -227,7 +261,7 @@ export class Inbox {
       this.refuse(replyTo, id, 'request_too_large', false);
       return;
     }
-    this.taken.add(replyTo, id, nowMs);
+    this.taken.add(replyTo, id);
     session.submit(new RemoteCall(this, frame, nowMs + leftMs));
   }
 }

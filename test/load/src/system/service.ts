@@ -33,8 +33,8 @@ export interface LapiOptions {
 const PROVISIONED_AT_ONCE = 32;
 const NO_LIMIT = '10000000';
 
-/** Writes CPU profiles of the services to this directory. */
-const profileDir = process.env.LAPI_LOAD_PROFILE_DIR;
+/** Further arguments of Node for the services, for work on them: `--cpu-prof --cpu-prof-dir=…`, `--perf-basic-prof`, heap sizes. */
+const nodeArgs = (process.env.LAPI_LOAD_NODE_ARGS ?? '').split(' ').filter((arg) => arg !== '');
 
 export class LapiSystem implements Metered {
   readonly redis: RedisServer;
@@ -170,13 +170,9 @@ export class LapiSystem implements Metered {
     env: Readonly<Record<string, string>>,
   ): Promise<ServiceProcess> {
     const probePort = await freePort();
-    const profiling =
-      profileDir === undefined
-        ? []
-        : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`, `--cpu-prof-name=${name}.cpuprofile`];
     const running = await startProcess({
       name,
-      args: [...profiling, `${root}services/${service}/dist/main.js`],
+      args: [...nodeArgs, `${root}services/${service}/dist/main.js`],
       env: {
         REDIS_URL: this.redis.url,
         LAPI_SECRET_KEY: this.secretKey,

@@ -205,7 +205,8 @@ export function withSource(object: Uint8Array): Buffer {
   while (last > start && (object[last] as number) <= 0x20) last--;
   const empty = last === start;
   const spliced = Buffer.allocUnsafe(end - start + (empty ? 0 : 1) + SOURCE.length);
-  spliced.set(object.subarray(start, end), 0);
+  // Without a view where the end is written over anyway.
+  spliced.set(start === 0 && object.length <= spliced.length ? object : object.subarray(start, end), 0);
   let at = end - start;
   if (!empty) spliced[at++] = 0x2c;
   spliced.set(SOURCE, at);
