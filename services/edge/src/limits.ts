@@ -43,8 +43,9 @@ export const MAX_REMEMBERED_FAILURES = 10_000;
 /** Provisioning records cached for the next registration of the same device; a stale one is refused by the claim. */
 export const MAX_CACHED_CREDENTIALS = 20_000;
 export const CREDENTIALS_CACHE_MS = 5 * 60_000;
-/** Command ids remembered to refuse a frame that arrives twice; two generations of this age, ms. */
-export const COMMAND_ID_MEMORY_MS = 60_000;
-export const MAX_REMEMBERED_COMMAND_IDS = 200_000;
+/** Command ids remembered per asking process, to refuse a frame that arrives twice: the last six seconds of one that sends 40,000 per
+ *  second, an hour of one that sends 70. 2 MiB each, and a bound on the processes. */
+export const REMEMBERED_COMMAND_IDS = 262_144;
+export const MAX_ASKING_PROCESSES = 32;
 /** Protocol D7: a close frame is sent and the TCP connection ended without waiting for the device. */
 export const MAX_PENDING_RELEASES = 100_000;
