@@ -10,23 +10,23 @@
 -- ARGV  1 device code   2 node   3 session   4 revision that verified the Sign   5 not after, ms of Redis time   6 nonce TTL, ms
 --       7 address   8 vendor   9 device type   10 algorithm   11 data of presence.online, JSON
 --       12 take-overs per window   13 window, ms   14 hold-down, ms   15 stream length, about
--- Returns {'CLAIMED', epoch, previous node, its epoch, its session, since when in ms}, the last four empty without a previous owner;
---   {'HELD', ms} | {'STALE'} | {'REPLAYED'} | {'LATE'}
+-- Returns {'CLAIMED', epoch} | {'CLAIMED', epoch, previous node, its epoch, its session, since when in ms}
+--   | {'HELD', ms} | {'STALE'} | {'REPLAYED'} | {'LATE'}
 local deviceKey, nonceKey, ownedKey, eventsKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local code, node, session, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local notAfterMs, nonceTtlMs = tonumber(ARGV[5]), ARGV[6]
 local address, vendor, deviceType, algorithm, onlineData = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local takeOverLimit, windowMs, holdMs = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
-local streamLength = ARGV[15]
+local takeOverLimit, windowMs, holdMs, streamLength = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 
 -- Lua's own tostring would write a microsecond time as 1.7e+15.
 local function integer(number)
   return string.format('%.0f', number)
 end
 
--- A damaged row costs the event its tags, never the change itself.
+-- A damaged row costs the event its tags, never the change itself. Most devices have none.
 local function joinedTags(json)
-  local parsed, tags = pcall(function() return table.concat(cjson.decode(json or '[]'), ',') end)
+  if not json or json == '[]' then return '' end
+  local parsed, tags = pcall(function() return table.concat(cjson.decode(json), ',') end)
   return parsed and tags or ''
 end
 
@@ -36,45 +36,48 @@ local nowMs = math.floor(nowUs / 1000)
 if nowMs > notAfterMs then return { 'LATE' } end
 
 local row = redis.call('HMGET', deviceKey, 'rev', 'enabled', 'epoch', 'node', 'session', 'since', 'tags', 'fw', 'hu', 'sub')
-local tags = joinedTags(row[7])
-local oldEpoch, oldNode, oldSession, oldSince = row[3], row[4], row[5] or '', row[6] or ''
-local takeOvers, heldUntilMs = row[8] or '', tonumber(row[9] or '0')
 if row[1] ~= revision or row[2] ~= '1' then return { 'STALE' } end
-if redis.call('EXISTS', nonceKey) == 1 then return { 'REPLAYED' } end
+local oldEpoch, oldNode, oldSession, oldSince = row[3], row[4], row[5] or '', row[6] or ''
 
 local last = tonumber(oldEpoch or '0')
 local epoch = math.max(last + 1, nowUs)
 -- Above 2^53 adding 1 changes nothing, and two ownerships would share an epoch (I1).
 if epoch <= last then return redis.error_reply('EPOCH no higher epoch left for ' .. code) end
 
+local epochText, nowText = integer(epoch), integer(nowMs)
+
 if oldNode then
+  -- Before the guard: a replay must not count as a take-over.
+  if redis.call('EXISTS', nonceKey) == 1 then return { 'REPLAYED' } end
+  local heldUntilMs = tonumber(row[9] or '0')
   if nowMs < heldUntilMs then return { 'HELD', integer(heldUntilMs - nowMs) } end
   local recent = {}
-  for at in string.gmatch(takeOvers, '%d+') do
-    if tonumber(at) > nowMs - windowMs then recent[#recent + 1] = at end
+  for at in string.gmatch(row[8] or '', '%d+') do
+    if tonumber(at) > nowMs - tonumber(windowMs) then recent[#recent + 1] = at end
   end
-  if #recent >= takeOverLimit then
+  if #recent >= tonumber(takeOverLimit) then
     redis.call('HDEL', deviceKey, 'fw')
-    redis.call('HSET', deviceKey, 'hu', integer(nowMs + holdMs))
-    return { 'HELD', integer(holdMs) }
+    redis.call('HSET', deviceKey, 'hu', integer(nowMs + tonumber(holdMs)))
+    return { 'HELD', holdMs }
   end
-  recent[#recent + 1] = integer(nowMs)
+  recent[#recent + 1] = nowText
   redis.call('HSET', deviceKey, 'fw', table.concat(recent, ','))
   if row[9] then redis.call('HDEL', deviceKey, 'hu') end
 end
 
-redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs)
-redis.call('HSET', deviceKey, 'node', node, 'epoch', integer(epoch), 'session', session, 'since', integer(nowMs),
+if not redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs, 'NX') then return { 'REPLAYED' } end
+local tags = joinedTags(row[7])
+-- A row that is provisioned never expires, so there is nothing to persist.
+redis.call('HSET', deviceKey, 'node', node, 'epoch', epochText, 'session', session, 'since', nowText,
   'addr', address, 'vendor', vendor, 'kind', deviceType, 'algo', algorithm)
 if row[10] then redis.call('HDEL', deviceKey, 'sub') end
-redis.call('PERSIST', deviceKey)
 redis.call('ZADD', ownedKey, 0, code)
 if oldNode then
   local offlineData = '{"reason":"superseded","node":' .. cjson.encode(oldNode) .. '}'
-  redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs),
+  redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', nowText,
     'e', oldEpoch, 's', oldSession, 'n', '0', 'g', tags, 'q', '', 'd', offlineData)
 end
-redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.online', 'u', '', 't', integer(nowMs),
-  'e', integer(epoch), 's', session, 'n', '0', 'g', tags, 'q', '', 'd', onlineData)
-if not oldNode then return { 'CLAIMED', integer(epoch), '', '', '', '' } end
-return { 'CLAIMED', integer(epoch), oldNode, oldEpoch, oldSession, oldSince }
+redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.online', 'u', '', 't', nowText,
+  'e', epochText, 's', session, 'n', '0', 'g', tags, 'q', '', 'd', onlineData)
+if not oldNode then return { 'CLAIMED', epochText } end
+return { 'CLAIMED', epochText, oldNode, oldEpoch, oldSession, oldSince }
