@@ -67,10 +67,10 @@ end
 
 if not redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs, 'NX') then return { 'REPLAYED' } end
 local tags = joinedTags(row[7])
--- A row that is provisioned never expires, so there is nothing to persist.
 redis.call('HSET', deviceKey, 'node', node, 'epoch', epochText, 'session', session, 'since', nowText,
   'addr', address, 'vendor', vendor, 'kind', deviceType, 'algo', algorithm)
 if row[10] then redis.call('HDEL', deviceKey, 'sub') end
+redis.call('PERSIST', deviceKey)
 redis.call('ZADD', ownedKey, 0, code)
 if oldNode then
   local offlineData = '{"reason":"superseded","node":' .. cjson.encode(oldNode) .. '}'

@@ -17,9 +17,10 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
--- A damaged row costs the event its tags, never the change itself.
+-- A damaged row costs the event its tags, never the change itself. Most devices have none.
 local function joinedTags(json)
-  local parsed, tags = pcall(function() return table.concat(cjson.decode(json or '[]'), ',') end)
+  if not json or json == '[]' then return '' end
+  local parsed, tags = pcall(function() return table.concat(cjson.decode(json), ',') end)
   return parsed and tags or ''
 end
 
