@@ -12,11 +12,14 @@ export type NodeId = Brand<string, 'NodeId'>;
 export type SessionId = Brand<string, 'SessionId'>;
 /** One run of one command process; names its reply channel. */
 export type InstanceId = Brand<string, 'InstanceId'>;
+/** One recorded command: two base-36 digits that name its shard, then 20 random characters `[0-9a-z]`. */
+export type CommandId = Brand<string, 'CommandId'>;
 /** Fencing number of an ownership, in microseconds of Redis time, below 2^53; only grows per device (I2). */
 export type Epoch = Brand<number, 'Epoch'>;
 
 const DEVICE_CODE = /^[A-Za-z0-9._:-]{1,64}$/;
 const NODE_NAME = /^[A-Za-z0-9-]{1,63}$/;
+const COMMAND_ID = /^[0-9a-z]{22}$/;
 const NODE_ID = /^[A-Za-z0-9-]{1,63}\.[A-Za-z0-9]{1,32}$/;
 
 export function isDeviceCode(text: string): text is DeviceCode {
@@ -30,6 +33,20 @@ export function isNodeName(text: string): boolean {
 
 export function isNodeId(text: string): text is NodeId {
   return NODE_ID.test(text);
+}
+
+export function isCommandId(text: string): text is CommandId {
+  return COMMAND_ID.test(text);
+}
+
+/** `random`: 20 characters `[0-9a-z]`. */
+export function newCommandId(shard: number, random: string): CommandId {
+  return `${shard.toString(36).padStart(2, '0')}${random}` as CommandId;
+}
+
+/** The shard in which a command lies. May be one that does not exist, for an id that is not ours. */
+export function shardOfCommand(id: CommandId): number {
+  return Number.parseInt(id.slice(0, 2), 36);
 }
 
 /** Incarnations sort by start time: base 36 milliseconds, then random, so that a tie of epochs has a winner (I2). */

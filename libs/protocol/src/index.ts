@@ -17,5 +17,6 @@ export * from './lapi/signature.ts';
 export * from './lapi/write.ts';
 export * from './message/command-frame.ts';
 export * from './message/control-frame.ts';
+export * from './message/ended-frame.ts';
 export * from './message/event.ts';
 export * from './message/reply-frame.ts';

@@ -17,15 +17,27 @@
  *  lapi:{s07}:tag:<tag>               zset    until empty          provisioning         listing
  *  lapi:{s07}:type:<type>             zset    until empty          provisioning         listing
  *  lapi:{s07}:events                  stream  bounded by length    edge, claim, release, reap   command
+ *  lapi:{s07}:lane:<code>             hash    while a command waits or is out   lane scripts   lane scripts; claim asks whether it exists
+ *      seq (last place given) bytes (of waiting bodies) timer (ms, for which a timer was asked) c:<lane>:<key> (coalesceKey → id)
+ *  lapi:{s07}:normal:<code> urgent:<code>  zset  while one waits   lane scripts         lane scripts   id → place
+ *  lapi:{s07}:flight:<code>           hash    while one is out     lane scripts         lane scripts   id → lane:epoch (lane n u d)
+ *  lapi:{s07}:clock:<code>            zset    while one is not ended  lane scripts      lane scripts   x<id> expires, n<id> begins, f<id> is overdue → ms
+ *  lapi:{s07}:history:<code>          zset    as its records       lane scripts         command        id → ms of acceptance; bounded
+ *  lapi:{s07}:command:<id>            hash    until some time after its end  lane scripts  edge, command   see libs/lane/src/redis/lane.lua
+ *  lapi:{s07}:result:<id>             string  10 min               settle               command        an answer too large for the record
+ *  lapi:{s07}:idem:<code>:<sha256>    string  24 h                 submit               submit         id and hash of the body
+ *  lapi:{s07}:due                     zset    while a lane is busy lane scripts         command        code → ms when somebody must look
+ *  lapi:{s07}:waiting                 string  for ever             lane scripts         command        number of waiting commands
  *  lapi:node:<node>                   hash    lease (10 s)         edge                 edge, command    inc address version started sessions rate lag phase beat
  *  lapi:nodes                         zset    until forgotten      edge                 command    <node>.<inc> → last beat, ms of Redis time
  *  lapi:apikey:<sha256>               hash    until revoked        command              command    id name scopes created
  *  lapi:apikeys                       set     until revoked        command              command    hashes
  *  lapi:lock:<name>                   string  seconds              command              command
+ *  {lapi:queue:<name>}:<name>:*       BullMQ  until done           command              command        ids and times of work; no truth (libs/queue)
  *  channels (sharded pub/sub on Cluster): lapi:inbox:<node>.<inc>  to one incarnation     lapi:reply:<instance>  to one command process
  */
 
-import type { DeviceCode, InstanceId, NodeId } from '@lapi-broker/protocol';
+import { type CommandId, type DeviceCode, type InstanceId, type NodeId, shardOfCommand } from '@lapi-broker/protocol';
 
 export const DEFAULT_SHARDS = 16;
 export const DEFAULT_PREFIX = 'lapi';
@@ -43,11 +55,26 @@ export interface Keyspace {
   tag(shard: number, tag: string): string;
   type(shard: number, type: string): string;
   events(shard: number): string;
+  lane(code: DeviceCode): string;
+  waitingIn(lane: 'normal' | 'urgent', code: DeviceCode): string;
+  flight(code: DeviceCode): string;
+  clock(code: DeviceCode): string;
+  history(code: DeviceCode): string;
+  /** Of the shard that the id names; throws RangeError if there is no such shard. */
+  command(id: CommandId): string;
+  result(id: CommandId): string;
+  idempotency(code: DeviceCode, sha256: string): string;
+  due(shard: number): string;
+  waiting(shard: number): string;
+  /** Where keys of the shard of a device begin, for scripts that find the names of records in a lane. */
+  prefixOf(code: DeviceCode): string;
   node(name: string): string;
   nodes(): string;
   apiKey(sha256: string): string;
   apiKeys(): string;
   lock(name: string): string;
+  /** Where the keys of a queue begin; a hash tag of its own, because its scripts touch many of them. */
+  queue(name: string): string;
   inbox(node: NodeId): string;
   reply(instance: InstanceId): string;
 }
@@ -85,11 +112,23 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     tag: (shard, tag) => `${tagOf(shard)}tag:${tag}`,
     type: (shard, type) => `${tagOf(shard)}type:${type}`,
     events: (shard) => `${tagOf(shard)}events`,
+    lane: (code) => `${inShard(code)}lane:${code}`,
+    waitingIn: (lane, code) => `${inShard(code)}${lane}:${code}`,
+    flight: (code) => `${inShard(code)}flight:${code}`,
+    clock: (code) => `${inShard(code)}clock:${code}`,
+    history: (code) => `${inShard(code)}history:${code}`,
+    command: (id) => `${tagOf(shardOfCommand(id))}command:${id}`,
+    result: (id) => `${tagOf(shardOfCommand(id))}result:${id}`,
+    idempotency: (code, sha256) => `${inShard(code)}idem:${code}:${sha256}`,
+    due: (shard) => `${tagOf(shard)}due`,
+    waiting: (shard) => `${tagOf(shard)}waiting`,
+    prefixOf: inShard,
     node: (name) => `${prefix}:node:${name}`,
     nodes: () => `${prefix}:nodes`,
     apiKey: (sha256) => `${prefix}:apikey:${sha256}`,
     apiKeys: () => `${prefix}:apikeys`,
     lock: (name) => `${prefix}:lock:${name}`,
+    queue: (name) => `{${prefix}:queue:${name}}`,
     inbox: (node) => `${prefix}:inbox:${node}`,
     reply: (instance) => `${prefix}:reply:${instance}`,
   };

@@ -10,9 +10,11 @@ export type ControlMessage =
   /** An operator asks to end the session; the device may come back (1000, reason `disconnected`). */
   | { readonly type: 'disconnect'; readonly code: DeviceCode }
   /** Provisioning changed: read it again; close the session if the device is gone, disabled, or its secret revoked (1008). */
-  | { readonly type: 'provisioning_changed'; readonly code: DeviceCode };
+  | { readonly type: 'provisioning_changed'; readonly code: DeviceCode }
+  /** A command waits in a lane of the device: look (design: a wake-up is a hint). */
+  | { readonly type: 'lane_ready'; readonly code: DeviceCode };
 
-const TYPES: readonly string[] = ['superseded', 'disconnect', 'provisioning_changed'];
+const TYPES: readonly string[] = ['superseded', 'disconnect', 'provisioning_changed', 'lane_ready'];
 
 export function encodeControlFrame(message: ControlMessage): Buffer {
   const json = JSON.stringify(message);

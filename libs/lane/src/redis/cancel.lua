@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Guarantee: only what waits is cancelled; what is out or has ended stays as it is.
+-- KEYS, ARGV 1–5: see lane.lua
+-- ARGV  6 id
+-- Returns {'CANCELLED', ended} | {'NOT_QUEUED', state} | {'GONE'} | {'LATE'}
+--#include lane.lua
+local id = ARGV[6]
+if isLate then return { 'LATE' } end
+local record = load(id)
+if not record then return { 'GONE' } end
+if record.st ~= 'queued' then return { 'NOT_QUEUED', record.st } end
+endWaiting(id, record, 'cancelled', 'cancelled')
+rest(lapse())
+return { 'CANCELLED', ended }

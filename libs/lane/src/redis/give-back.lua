@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- Guarantee: an attempt that was certainly not written is undone: the command is queued again at its place, or expired; the attempt does not
+--   count. Only for the epoch and attempt that it belongs to (I3).
+-- KEYS, ARGV 1–5: see lane.lua
+-- ARGV  6 id   7 epoch   8 attempt
+-- Returns {'SETTLED', state, '0', ended} | {'REQUEUED', '0', ended} | {'STALE'}
+--#include lane.lua
+local id, attemptEpoch, attempt = ARGV[6], ARGV[7], ARGV[8]
+local record = load(id)
+if not record or record.st ~= 'sent' or record.ep ~= attemptEpoch or record.n ~= attempt then return { 'STALE' } end
+land(id)
+record.n = integer(tonumber(record.n) - 1)
+record.w = integer(tonumber(record.w) - 1)
+if tonumber(record.exp) <= nowMs then
+  redis.call('HSET', recordKey(id), 'n', record.n, 'w', record.w)
+  finish(id, record, 'expired', executedUnsent(record), 'expired')
+else
+  requeue(id, record, nowMs, 'not_written')
+end
+rest(lapse())
+local state = redis.call('HGET', recordKey(id), 'st')
+if state == 'queued' then return { 'REQUEUED', '0', ended } end
+return { 'SETTLED', state, '0', ended }

@@ -1,0 +1,46 @@
+#!lua flags=allow-oom
+-- Guarantee: the end of one attempt counts once, and only for the epoch and attempt that it belongs to (I3). A repeatable command whose answer
+--   did not come waits again at its place; every other one ends. An answer that comes late makes a guess true.
+-- KEYS, ARGV 1–5: see lane.lua
+-- ARGV  6 id   7 epoch   8 attempt   9 kind (answered timed_out lost refused)   10 success (1 0)   11 response code   12 response   13 reason
+--       14 ms after its end in which an answer is taken   15 bytes kept in the record   16 life of a larger response, ms
+-- Returns {'SETTLED', state, late (1 0), ended} | {'REQUEUED', ms until the next attempt, ended} | {'STALE'}
+--#include lane.lua
+local id, attemptEpoch, attempt, kind, isSuccess, responseCode, response, reason =
+  ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1', ARGV[11], ARGV[12], ARGV[13]
+local lateMs, inlineBytes, resultMs = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16]
+
+local record = load(id)
+if not record or record.ep ~= attemptEpoch or record.n ~= attempt then return { 'STALE' } end
+local isOut = record.st == 'sent'
+local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown') and nowMs <= tonumber(record.ea) + lateMs
+if not isOut and not isLateAnswer then return { 'STALE' } end
+
+if kind == 'answered' then
+  local state = isSuccess and 'succeeded' or 'failed'
+  local why = isSuccess and '' or 'device_error'
+  local isInline = #response <= inlineBytes
+  redis.call('HSET', recordKey(id), 'st', state, 'ex', 'yes', 'rc', why, 'cd', responseCode, 'rb', #response, 'ea', integer(nowMs),
+    'res', isInline and response or '', 'lt', isOut and '' or '1')
+  redis.call('PEXPIRE', recordKey(id), keepMs)
+  if not isInline then redis.call('SET', prefix .. 'result:' .. id, response, 'PX', resultMs) end
+  announce(id, record, state, 'yes', why, not isOut, responseCode)
+  ended[#ended + 1] = { id, state, record.rp }
+  if isOut then land(id) end
+elseif kind == 'refused' then
+  land(id)
+  record.w = integer(tonumber(record.w) - 1)
+  finish(id, record, 'failed', executedUnsent(record), reason)
+  redis.call('HSET', recordKey(id), 'w', record.w)
+  -- Nothing happened: the caller of a direct call may come again under the same key.
+  if attemptEpoch == '0' and record.ik ~= '' then
+    local key = prefix .. 'idem:' .. code .. ':' .. record.ik
+    if string.match(redis.call('GET', key) or '', '^(%w+) ') == id then redis.call('DEL', key) end
+  end
+elseif giveUp(id, record, kind == 'timed_out' and 'timed_out' or 'unknown', kind == 'timed_out' and 'timeout' or reason) then
+  local waitMs = math.max(0, (tonumber(record.rt) or 0) - nowMs)
+  rest(lapse())
+  return { 'REQUEUED', integer(waitMs), ended }
+end
+rest(lapse())
+return { 'SETTLED', redis.call('HGET', recordKey(id), 'st'), isOut and '0' or '1', ended }
