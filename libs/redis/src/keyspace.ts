@@ -18,16 +18,21 @@
  *  lapi:{s07}:type:<type>             zset    until empty          provisioning         listing
  *  lapi:{s07}:events                  stream  bounded by length    edge, claim, release, reap   command
  *  lapi:{s07}:lane:<code>             hash    while a command waits or is out   lane scripts   lane scripts; claim asks whether it exists
- *      seq (last place given) bytes (of waiting bodies) timer (ms, for which a timer was asked) c:<lane>:<key> (coalesceKey → id)
+ *      fields: see libs/lane/src/redis/lane.lua, as for the records
  *  lapi:{s07}:normal:<code> urgent:<code>  zset  while one waits   lane scripts         lane scripts   id → place
- *  lapi:{s07}:flight:<code>           hash    while one is out     lane scripts         lane scripts   id → lane:epoch (lane n u d)
- *  lapi:{s07}:clock:<code>            zset    while one is not ended  lane scripts      lane scripts   x<id> expires, n<id> begins, f<id> is overdue → ms
+ *  lapi:{s07}:clock:<code>            zset    while one is not ended  lane scripts      lane scripts   x<id> expires, n<id> begins, r<id> again, f<id> is overdue → ms
  *  lapi:{s07}:history:<code>          zset    as its records       lane scripts         command        id → ms of acceptance; bounded
  *  lapi:{s07}:command:<id>            hash    until some time after its end  lane scripts  edge, command   see libs/lane/src/redis/lane.lua
  *  lapi:{s07}:result:<id>             string  10 min               settle               command        an answer too large for the record
  *  lapi:{s07}:idem:<code>:<sha256>    string  24 h                 submit               submit         id and hash of the body
  *  lapi:{s07}:due                     zset    while a lane is busy lane scripts         command        code → ms when somebody must look
  *  lapi:{s07}:waiting                 string  for ever             lane scripts         command        number of waiting commands
+ *  lapi:{j:<id>}:job                  hash    7 d after its end    command              command    see services/command/src/job/redis-job-store.ts
+ *  lapi:{j:<id>}:codes                list    as the job           command, once        command    code[,tag…] of each target, in order
+ *  lapi:{j:<id>}:targets              hash    as the job           runner of the job    command    index → what became of the target
+ *  lapi:{jobs}:all                    zset    bounded by number    command              command    job → ms of creation
+ *  lapi:{jobs}:active                 zset    until its end        command              command    job → ms when somebody must look
+ *  lapi:{jobs}:key:<sha256>           string  24 h                 command              command    id of the job and hash of the request
  *  lapi:node:<node>                   hash    lease (10 s)         edge                 edge, command    inc address version started sessions rate lag phase beat
  *  lapi:nodes                         zset    until forgotten      edge                 command    <node>.<inc> → last beat, ms of Redis time
  *  lapi:apikey:<sha256>               hash    until revoked        command              command    id name scopes created
@@ -57,7 +62,6 @@ export interface Keyspace {
   events(shard: number): string;
   lane(code: DeviceCode): string;
   waitingIn(lane: 'normal' | 'urgent', code: DeviceCode): string;
-  flight(code: DeviceCode): string;
   clock(code: DeviceCode): string;
   history(code: DeviceCode): string;
   /** Of the shard that the id names; throws RangeError if there is no such shard. */
@@ -68,6 +72,12 @@ export interface Keyspace {
   waiting(shard: number): string;
   /** Where keys of the shard of a device begin, for scripts that find the names of records in a lane. */
   prefixOf(code: DeviceCode): string;
+  job(id: string): string;
+  jobCodes(id: string): string;
+  jobTargets(id: string): string;
+  jobs(): string;
+  activeJobs(): string;
+  jobKey(sha256: string): string;
   node(name: string): string;
   nodes(): string;
   apiKey(sha256: string): string;
@@ -114,7 +124,6 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     events: (shard) => `${tagOf(shard)}events`,
     lane: (code) => `${inShard(code)}lane:${code}`,
     waitingIn: (lane, code) => `${inShard(code)}${lane}:${code}`,
-    flight: (code) => `${inShard(code)}flight:${code}`,
     clock: (code) => `${inShard(code)}clock:${code}`,
     history: (code) => `${inShard(code)}history:${code}`,
     command: (id) => `${tagOf(shardOfCommand(id))}command:${id}`,
@@ -123,6 +132,12 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     due: (shard) => `${tagOf(shard)}due`,
     waiting: (shard) => `${tagOf(shard)}waiting`,
     prefixOf: inShard,
+    job: (id) => `${prefix}:{j:${id}}:job`,
+    jobCodes: (id) => `${prefix}:{j:${id}}:codes`,
+    jobTargets: (id) => `${prefix}:{j:${id}}:targets`,
+    jobs: () => `${prefix}:{jobs}:all`,
+    activeJobs: () => `${prefix}:{jobs}:active`,
+    jobKey: (sha256) => `${prefix}:{jobs}:key:${sha256}`,
     node: (name) => `${prefix}:node:${name}`,
     nodes: () => `${prefix}:nodes`,
     apiKey: (sha256) => `${prefix}:apikey:${sha256}`,

@@ -7,25 +7,23 @@
 -- Returns {'BEGUN', id, attempt, method, url, body, ms left, ended} | {'IDLE', ms until something may start ('' = not by time), ended} | {'BUSY', ended}
 --   | {'FENCED'} | {'LATE'}
 --#include lane.lua
-local lane, callerNode, callerEpoch, window = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local laneName, callerNode, callerEpoch, window = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 if isLate then return { 'LATE' } end
 if node ~= callerNode or epoch ~= callerEpoch then return { 'FENCED' } end
-lapse()
-runClock()
-local out = lapse()
-if out[lane] >= window then
-  rest(out)
+tidy()
+if outOf(laneName) >= window then
+  rest()
   return { 'BUSY', ended }
 end
 
-local id, record, nextMs
+local id, record
 repeat
-  id = redis.call('ZRANGE', LANE_KEYS[lane], 0, 0)[1]
+  id = redis.call('ZRANGE', LANE_KEYS[laneName], 0, 0)[1]
   record = id and load(id)
   local passedOver = false
   if id and (not record or record.st ~= 'queued') then
     -- Lost with the store's last writes, or a lane that came back older than its record.
-    redis.call('ZREM', LANE_KEYS[lane], id)
+    redis.call('ZREM', LANE_KEYS[laneName], id)
     passedOver = true
   elseif record and tonumber(record.exp) <= nowMs then
     endWaiting(id, record, 'expired', 'expired')
@@ -33,29 +31,19 @@ repeat
   end
 until not passedOver
 
-if record then
-  local retryAtMs = tonumber(record.rt) or 0
-  if retryAtMs > nowMs then
-    nextMs = retryAtMs - nowMs
-    record = nil
-  end
-end
-if not record then
-  rest(out)
-  return { 'IDLE', nextMs and integer(nextMs) or '', ended }
+if not record or record.rt > nowMs then
+  rest()
+  return { 'IDLE', record and integer(record.rt - nowMs) or '', ended }
 end
 
 leaveLane(id, record)
-record.n = integer(tonumber(record.n) + 1)
-record.w = integer(tonumber(record.w) + 1)
+record.n = record.n + 1
+record.w = record.w + 1
 record.ep = epoch
-local request = redis.call('HMGET', recordKey(id), 'm', 'b', 'to')
 -- No answer is awaited beyond the deadline (I4).
-local dueMs = math.min(nowMs + tonumber(request[3]), tonumber(record.exp))
-redis.call('HSET', recordKey(id), 'st', 'sent', 'n', record.n, 'w', record.w, 'ep', epoch, 'sa', integer(nowMs), 'rc', '')
-redis.call('HSET', flightKey, id, lane .. ':' .. epoch)
-redis.call('ZADD', clockKey, integer(dueMs + OVERDUE_GRACE_MS), 'f' .. id)
+local dueMs = math.min(nowMs + tonumber(record.to), tonumber(record.exp))
+redis.call('HSET', recordKey(id), 'st', 'sent', 'n', record.n, 'w', record.w, 'ep', epoch, 'sa', nowText, 'rc', '')
+takeOff(laneName, epoch, id, dueMs)
 announce(id, record, 'sent')
-out[lane] = out[lane] + 1
-rest(out)
-return { 'BEGUN', id, record.n, request[1], record.u, request[2], integer(dueMs - nowMs), ended }
+rest()
+return { 'BEGUN', id, record.n, record.m, record.u, redis.call('HGET', recordKey(id), 'b'), integer(dueMs - nowMs), ended }

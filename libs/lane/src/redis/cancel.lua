@@ -10,5 +10,6 @@ local record = load(id)
 if not record then return { 'GONE' } end
 if record.st ~= 'queued' then return { 'NOT_QUEUED', record.st } end
 endWaiting(id, record, 'cancelled', 'cancelled')
-rest(lapse())
+lapse()
+rest()
 return { 'CANCELLED', ended }

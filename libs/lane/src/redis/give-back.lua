@@ -7,17 +7,16 @@
 --#include lane.lua
 local id, attemptEpoch, attempt = ARGV[6], ARGV[7], ARGV[8]
 local record = load(id)
-if not record or record.st ~= 'sent' or record.ep ~= attemptEpoch or record.n ~= attempt then return { 'STALE' } end
+if not record or record.st ~= 'sent' or record.ep ~= attemptEpoch or record.n ~= tonumber(attempt) then return { 'STALE' } end
 land(id)
-record.n = integer(tonumber(record.n) - 1)
-record.w = integer(tonumber(record.w) - 1)
+record.n = record.n - 1
+record.w = record.w - 1
 if tonumber(record.exp) <= nowMs then
-  redis.call('HSET', recordKey(id), 'n', record.n, 'w', record.w)
   finish(id, record, 'expired', executedUnsent(record), 'expired')
 else
   requeue(id, record, nowMs, 'not_written')
 end
-rest(lapse())
-local state = redis.call('HGET', recordKey(id), 'st')
-if state == 'queued' then return { 'REQUEUED', '0', ended } end
-return { 'SETTLED', state, '0', ended }
+lapse()
+rest()
+if record.st == 'queued' then return { 'REQUEUED', '0', ended } end
+return { 'SETTLED', record.st, '0', ended }

@@ -10,26 +10,22 @@ local record = load(id)
 if not record then return { 'EXPIRED' } end
 if record.st ~= 'sent' or record.md ~= 'direct-then-queue' or record.ep ~= '0' then return { 'REPEATED', id, record.st } end
 land(id)
-record.n, record.w, record.ep = '0', '0', ''
-redis.call('HSET', recordKey(id), 'n', '0', 'w', '0', 'ep', '')
+record.n, record.w, record.ep = 0, 0, ''
 redis.call('HDEL', recordKey(id), 'sa')
 
 local refusal
 if tonumber(record.exp) <= nowMs then
   finish(id, record, 'expired', 'no', 'expired')
   refusal = { 'EXPIRED' }
-else
-  local count = tonumber(redis.call('HGET', laneKey, record.ln) or '0')
-  local used = tonumber(redis.call('HGET', laneKey, 'bytes') or '0')
-  local limit = count >= maxCommands and 'commands' or (used + tonumber(record.bb) > maxBytes and 'bytes')
-  if limit then
-    finish(id, record, 'failed', 'no', 'lane_full')
-    if record.ik ~= '' then redis.call('DEL', prefix .. 'idem:' .. code .. ':' .. record.ik) end
-    refusal = { 'FULL', limit }
-  end
+elseif lane[record.ln] >= maxCommands or lane.bytes + tonumber(record.bb) > maxBytes then
+  finish(id, record, 'failed', 'no', 'lane_full')
+  if record.ik ~= '' then freeIdempotencyKey(id, record) end
+  refusal = { 'FULL', lane[record.ln] >= maxCommands and 'commands' or 'bytes' }
 end
 if refusal then
-  rest(lapse())
+  redis.call('HSET', recordKey(id), 'ep', '')
+  lapse()
+  rest()
   return refusal
 end
 
@@ -38,9 +34,11 @@ if record.ck ~= '' then
   local replaced = replacedId and load(replacedId)
   if replaced and replaced.st == 'queued' then endWaiting(replacedId, replaced, 'cancelled', 'superseded') end
 end
-record.pl = integer(redis.call('HINCRBY', laneKey, 'seq', 1))
-redis.call('HSET', recordKey(id), 'st', 'queued', 'pl', record.pl, 'at', integer(nowMs))
+lane.seq = lane.seq + 1
+record.pl = lane.seq
+redis.call('HSET', recordKey(id), 'st', 'queued', 'n', 0, 'w', 0, 'ep', '', 'pl', record.pl)
 enterLane(id, record)
 announce(id, record, 'queued')
-local _, timer = rest(lapse())
+lapse()
+local _, timer = rest()
 return { 'ACCEPTED', 'queued', node or '', epoch, timer, ended }

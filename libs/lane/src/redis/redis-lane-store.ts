@@ -62,11 +62,12 @@ const TURN_MS = 2_000;
 /** Commands accepted in one millisecond that a page may have to skip. */
 const SAME_MS_SLACK = 64;
 
-const FIELDS = [
-  'code', 'md', 'ln', 'm', 'u', 'st', 'ex', 'rc', 'lt', 'n', 'ma', 'to', 'bo', 'at', 'exp', 'nb', 'sa', 'ep', 'ea', 'cd', 'rb', 'ck', 'by',
-  'job', 'of',
-] as const; // biome-ignore format: one word per field
-type Field = (typeof FIELDS)[number];
+/** Fields of a record, and the lines of its `rq`, as lane.lua names them. */
+const FIELDS = ['st', 'rq', 'n', 'ep', 'sa', 'ea', 'ex', 'rc', 'lt', 'cd', 'rb'] as const;
+const CORE = [
+  'md', 'ln', 'm', 'u', 'bb', 'at', 'exp', 'nb', 'to', 'ma', 'bo', 'ck', 'ik', 'by', 'job', 'of', 'rp', 'code',
+] as const; // biome-ignore format: one word per line of `rq`
+type Field = (typeof FIELDS)[number] | (typeof CORE)[number];
 
 /** ioredis has these for every command and leaves them out of its types. */
 type BufferReads = RedisConnection & {
@@ -74,7 +75,7 @@ type BufferReads = RedisConnection & {
   getBuffer(key: string): Promise<Buffer | null>;
 };
 
-const COMMON_KEYS = 9;
+const COMMON_KEYS = 8;
 
 export class RedisLaneStore implements LaneIntake, LaneLine {
   readonly #connection: BufferReads;
@@ -321,7 +322,6 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
       keyspace.lane(code),
       keyspace.waitingIn('normal', code),
       keyspace.waitingIn('urgent', code),
-      keyspace.flight(code),
       keyspace.clock(code),
       keyspace.due(shard),
       keyspace.events(shard),
@@ -389,8 +389,16 @@ function settleResult(raw: unknown, id: CommandId): SettleResult {
 }
 
 function recordOf(id: CommandId, values: readonly (string | null)[]): CommandRecord | undefined {
-  const field = (name: Field): string => values[FIELDS.indexOf(name)] ?? '';
-  if (field('st') === '') return undefined;
+  if (values[0] == null) return undefined;
+  const lines = (values[1] ?? '').split('\n');
+  const found = new Map<Field, string>();
+  FIELDS.forEach((name, i) => {
+    found.set(name, values[i] ?? '');
+  });
+  CORE.forEach((name, i) => {
+    found.set(name, lines[i] ?? '');
+  });
+  const field = (name: Field): string => found.get(name) ?? '';
   const number = (name: Field): number | undefined => (field(name) === '' ? undefined : Number(field(name)));
   const word = (name: Field): string | undefined => (field(name) === '' ? undefined : field(name));
   return {

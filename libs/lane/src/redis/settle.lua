@@ -11,36 +11,34 @@ local id, attemptEpoch, attempt, kind, isSuccess, responseCode, response, reason
 local lateMs, inlineBytes, resultMs = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16]
 
 local record = load(id)
-if not record or record.ep ~= attemptEpoch or record.n ~= attempt then return { 'STALE' } end
+if not record or record.ep ~= attemptEpoch or record.n ~= tonumber(attempt) then return { 'STALE' } end
 local isOut = record.st == 'sent'
-local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown') and nowMs <= tonumber(record.ea) + lateMs
+local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown') and nowMs <= record.ea + lateMs
 if not isOut and not isLateAnswer then return { 'STALE' } end
 
 if kind == 'answered' then
-  local state = isSuccess and 'succeeded' or 'failed'
+  record.st = isSuccess and 'succeeded' or 'failed'
   local why = isSuccess and '' or 'device_error'
   local isInline = #response <= inlineBytes
-  redis.call('HSET', recordKey(id), 'st', state, 'ex', 'yes', 'rc', why, 'cd', responseCode, 'rb', #response, 'ea', integer(nowMs),
+  redis.call('HSET', recordKey(id), 'st', record.st, 'ex', 'yes', 'rc', why, 'cd', responseCode, 'rb', #response, 'ea', nowText,
     'res', isInline and response or '', 'lt', isOut and '' or '1')
   redis.call('PEXPIRE', recordKey(id), keepMs)
   if not isInline then redis.call('SET', prefix .. 'result:' .. id, response, 'PX', resultMs) end
-  announce(id, record, state, 'yes', why, not isOut, responseCode)
-  ended[#ended + 1] = { id, state, record.rp }
+  announce(id, record, record.st, 'yes', why, not isOut, responseCode)
+  ended[#ended + 1] = { id, record.st, record.rp }
   if isOut then land(id) end
 elseif kind == 'refused' then
   land(id)
-  record.w = integer(tonumber(record.w) - 1)
+  record.w = record.w - 1
   finish(id, record, 'failed', executedUnsent(record), reason)
-  redis.call('HSET', recordKey(id), 'w', record.w)
   -- Nothing happened: the caller of a direct call may come again under the same key.
-  if attemptEpoch == '0' and record.ik ~= '' then
-    local key = prefix .. 'idem:' .. code .. ':' .. record.ik
-    if string.match(redis.call('GET', key) or '', '^(%w+) ') == id then redis.call('DEL', key) end
-  end
-elseif giveUp(id, record, kind == 'timed_out' and 'timed_out' or 'unknown', kind == 'timed_out' and 'timeout' or reason) then
-  local waitMs = math.max(0, (tonumber(record.rt) or 0) - nowMs)
-  rest(lapse())
-  return { 'REQUEUED', integer(waitMs), ended }
+  if attemptEpoch == '0' and record.ik ~= '' then freeIdempotencyKey(id, record) end
+elseif kind == 'timed_out' then
+  giveUp(id, record, 'timed_out', 'timeout')
+else
+  giveUp(id, record, 'unknown', reason)
 end
-rest(lapse())
-return { 'SETTLED', redis.call('HGET', recordKey(id), 'st'), isOut and '0' or '1', ended }
+lapse()
+rest()
+if record.st == 'queued' then return { 'REQUEUED', integer(math.max(0, record.rt - nowMs)), ended } end
+return { 'SETTLED', record.st, isOut and '0' or '1', ended }

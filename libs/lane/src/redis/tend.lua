@@ -4,7 +4,6 @@
 -- KEYS, ARGV 1–5: see lane.lua
 -- Returns {'TENDED', node, epoch, could something start (1 0), timer, ended}
 --#include lane.lua
-lapse()
-runClock()
-local startable, timer = rest(lapse())
+tidy()
+local startable, timer = rest()
 return { 'TENDED', node or '', epoch, startable and '1' or '0', timer, ended }
