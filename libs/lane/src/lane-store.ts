@@ -94,6 +94,7 @@ export interface LaneIntake {
 /** Everything the node needs to write one command. */
 export interface BegunCommand {
   readonly id: CommandId;
+  /** Names this attempt, for `settle` and `giveBack`; grows with each, also with those that do not count. */
   readonly attempt: number;
   readonly lane: LaneName;
   readonly method: LapiMethod;

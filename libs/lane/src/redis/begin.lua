@@ -4,7 +4,7 @@
 --   been given up before (I3).
 -- KEYS, ARGV 1–5: see lane.lua
 -- ARGV  6 lane (n u)   7 node   8 epoch   9 window
--- Returns {'BEGUN', id, attempt, method, url, body, ms left, ended} | {'IDLE', ms until something may start ('' = not by time), ended} | {'BUSY', ended}
+-- Returns {'BEGUN', id, number of the begin, method, url, body, ms left, ended} | {'IDLE', ms until something may start ('' = not by time), ended} | {'BUSY', ended}
 --   | {'FENCED'} | {'LATE'}
 --#include lane.lua
 local laneName, callerNode, callerEpoch, window = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
@@ -38,12 +38,14 @@ end
 
 leaveLane(id, record)
 record.n = record.n + 1
+-- Never given out again, also after a give-back: what a stale node still says about an attempt must not meet a later one (I3).
+record.k = record.k + 1
 record.w = record.w + 1
 record.ep = epoch
 -- No answer is awaited beyond the deadline (I4).
 local dueMs = math.min(nowMs + tonumber(record.to), tonumber(record.exp))
-redis.call('HSET', recordKey(id), 'st', 'sent', 'n', record.n, 'w', record.w, 'ep', epoch, 'sa', nowText, 'rc', '')
+redis.call('HSET', recordKey(id), 'st', 'sent', 'k', record.k, 'n', record.n, 'w', record.w, 'ep', epoch, 'sa', nowText, 'rc', '')
 takeOff(laneName, epoch, id, dueMs)
 announce(id, record, 'sent')
 rest()
-return { 'BEGUN', id, record.n, record.m, record.u, redis.call('HGET', recordKey(id), 'b'), integer(dueMs - nowMs), ended }
+return { 'BEGUN', id, record.k, record.m, record.u, redis.call('HGET', recordKey(id), 'b'), integer(dueMs - nowMs), ended }

@@ -7,7 +7,7 @@
 --   seq last place given   n, u commands that wait in each lane   bytes of them   out what is out: `<lane>:<epoch>:<id> ` each (lane n u d)
 --   hn, hu until when a lane waits before its next attempt   timer for which a timer was asked   c:<lane>:<coalesce key> id that waits
 -- A record (hash command:<id>):
---   st state   rq the request (CORE below, one line each)   b body   n attempts begun   w attempts that may have been written
+--   st state   rq the request (CORE below, one line each)   b body   k number of the last begin   n attempts that count   w of them, may be written
 --   pl place in the lane ('' before its time)   rt next attempt not before   ep epoch and sa time of the last attempt
 --   ea ended   ex executed   rc reason   lt late   cd response code   res response   rb its bytes                  times in ms of Redis time
 local deviceKey, laneKey, normalKey, urgentKey, clockKey, dueKey, eventsKey, waitingKey =
@@ -77,11 +77,11 @@ end
 
 -- Nil when the store has lost the record.
 local function load(id)
-  local values = redis.call('HMGET', recordKey(id), 'st', 'rq', 'n', 'w', 'pl', 'rt', 'ep', 'ea')
+  local values = redis.call('HMGET', recordKey(id), 'st', 'rq', 'n', 'w', 'pl', 'rt', 'ep', 'ea', 'k')
   if not values[1] then return nil end
   return withCore({
     st = values[1], n = tonumber(values[3]), w = tonumber(values[4]), pl = values[5] or '', rt = tonumber(values[6] or 0), ep = values[7] or '',
-    ea = tonumber(values[8] or 0),
+    ea = tonumber(values[8] or 0), k = tonumber(values[9] or 0),
   }, values[2])
 end
 

@@ -2,7 +2,7 @@
 -- Guarantee: the end of one attempt counts once, and only for the epoch and attempt that it belongs to (I3). A repeatable command whose answer
 --   did not come waits again at its place; every other one ends. An answer that comes late makes a guess true.
 -- KEYS, ARGV 1–5: see lane.lua
--- ARGV  6 id   7 epoch   8 attempt   9 kind (answered timed_out lost refused)   10 success (1 0)   11 response code   12 response   13 reason
+-- ARGV  6 id   7 epoch   8 number of the begin   9 kind (answered timed_out lost refused)   10 success (1 0)   11 response code   12 response   13 reason
 --       14 ms after its end in which an answer is taken   15 bytes kept in the record   16 life of a larger response, ms
 -- Returns {'SETTLED', state, late (1 0), ended} | {'REQUEUED', ms until the next attempt, ended} | {'STALE'}
 --#include lane.lua
@@ -11,7 +11,7 @@ local id, attemptEpoch, attempt, kind, isSuccess, responseCode, response, reason
 local lateMs, inlineBytes, resultMs = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16]
 
 local record = load(id)
-if not record or record.ep ~= attemptEpoch or record.n ~= tonumber(attempt) then return { 'STALE' } end
+if not record or record.ep ~= attemptEpoch or record.k ~= tonumber(attempt) then return { 'STALE' } end
 local isOut = record.st == 'sent'
 local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown') and nowMs <= record.ea + lateMs
 if not isOut and not isLateAnswer then return { 'STALE' } end

@@ -59,7 +59,7 @@ local waits = notBefore ~= '' and tonumber(notBefore) > nowMs
 if isDirect then
   -- The caller is about to write it, and may die while it does.
   record.n, record.w, record.ep = 1, 1, '0'
-  redis.call('HSET', recordKey(id), 'st', 'sent', 'rq', rq, 'b', body, 'n', 1, 'w', 1, 'ep', '0', 'sa', nowText)
+  redis.call('HSET', recordKey(id), 'st', 'sent', 'rq', rq, 'b', body, 'k', 1, 'n', 1, 'w', 1, 'ep', '0', 'sa', nowText)
   takeOff('d', '0', id, tonumber(directUntil))
 else
   if not waits then
