@@ -12,6 +12,8 @@ export interface Provisioning {
   /** nvr, ipc, radar, …: free text of the operator, for filters. Not the DeviceType the device announces. */
   readonly type: string;
   readonly tags: readonly string[];
+  /** As the platform's inventory knows it, for filters; '' if it never said. Devices do not announce it when they register. */
+  readonly firmware: string;
   readonly enabled: boolean;
   readonly revision: number;
   readonly createdAtMs: number;
@@ -35,6 +37,7 @@ export interface ProvisioningChange {
   readonly profile?: string;
   readonly type?: string;
   readonly tags?: readonly string[];
+  readonly firmware?: string;
   readonly enabled?: boolean;
   /** Changes nothing (`changed`) if the device is no longer at this revision. */
   readonly ifRevision?: number;

@@ -3,7 +3,7 @@
 export type * from './device-store.ts';
 export { type DeviceSession, MemoryDeviceStore, type MemoryDeviceStoreOptions } from './memory/device-store.ts';
 export { createProfiles, type Profile, type Profiles, type Subscription } from './profiles.ts';
-export { MAX_LIST, MAX_TAGS } from './provisioning.ts';
+export { MAX_LIST, MAX_TAGS, matchesFirmware } from './provisioning.ts';
 export { RedisDeviceStore } from './redis/device-store.ts';
 export { checkSecretStrength } from './secret-strength.ts';
 export { createSecretVault, type MasterKeys, type SecretVault } from './secret-vault.ts';

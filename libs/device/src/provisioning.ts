@@ -10,18 +10,19 @@ export const MAX_LIST = 1000;
 const MAX_SEALED_BYTES = 1024;
 
 /** What an operator sets, without what the store adds. */
-export type Settings = Pick<Provisioning, 'profile' | 'type' | 'tags' | 'enabled'>;
+export type Settings = Pick<Provisioning, 'profile' | 'type' | 'tags' | 'firmware' | 'enabled'>;
 
-const DEFAULTS: Settings = { profile: 'default', type: '', tags: [], enabled: true };
+const DEFAULTS: Settings = { profile: 'default', type: '', tags: [], firmware: '', enabled: true };
 
 /** Undefined: a new device without a secret. Tags come out sorted and once each. */
 export function settingsAfter(stored: Settings | undefined, change: ProvisioningChange): Settings | undefined {
   if (stored === undefined && change.secret === undefined) return undefined;
-  const { profile, type, tags, enabled } = stored ?? DEFAULTS;
+  const { profile, type, tags, firmware, enabled } = stored ?? DEFAULTS;
   return {
     profile: change.profile ?? profile,
     type: change.type ?? type,
     tags: [...new Set(change.tags ?? tags)].sort(),
+    firmware: change.firmware ?? firmware,
     enabled: change.enabled ?? enabled,
   };
 }
@@ -30,9 +31,10 @@ export function settingsAfter(stored: Settings | undefined, change: Provisioning
 const LABEL = /^[^,\p{Cc}]{1,64}$/u;
 
 /** Throws `invalid_request` for what must not be stored. */
-export function checkChange({ profile, type, tags, secret, nextSecret }: ProvisioningChange): void {
+export function checkChange({ profile, type, tags, firmware, secret, nextSecret }: ProvisioningChange): void {
   if (profile !== undefined && !LABEL.test(profile)) refuse('profile', profile);
   if (type !== undefined && type !== '' && !LABEL.test(type)) refuse('type', type);
+  if (firmware !== undefined && firmware !== '' && !LABEL.test(firmware)) refuse('firmware', firmware);
   if (tags !== undefined && tags.length > MAX_TAGS)
     throw new BrokerError('invalid_request', `tags: at most ${MAX_TAGS}`);
   for (const tag of tags ?? []) if (!LABEL.test(tag)) refuse('tag', tag);
@@ -68,6 +70,11 @@ export function checkLimit(limit: number): void {
 /** Both conditions, also where only one of them narrowed the walk. */
 export function isAsked(row: DeviceRow, { tag, type }: ListQuery): boolean {
   return (tag === undefined || row.tags.includes(tag)) && (type === undefined || row.type === type);
+}
+
+/** `wished` with `*` at its end asks for everything that begins so. */
+export function matchesFirmware(firmware: string, wished: string): boolean {
+  return wished.endsWith('*') ? firmware.startsWith(wished.slice(0, -1)) : firmware === wished;
 }
 
 /** Codes are ASCII, so the order of UTF-16 units is the order of bytes. */

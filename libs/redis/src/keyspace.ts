@@ -8,7 +8,7 @@
  *  lapi:meta                          hash    for ever             first start          every start
  *  lapi:{s07}:device:<code>           hash    for ever; 30 d after claim, release,      edge, command
  *                                             removal (epoch only) reap, provisioning
- *      provisioning: rev profile type tags(JSON) enabled created updated     session: node epoch session since addr vendor kind algo sub(JSON)
+ *      provisioning: rev profile type tags(JSON) firmware enabled created updated     session: node epoch session since addr vendor kind algo sub(JSON)
  *      last session: off offAt        take-over guard: fw (times, ms, comma-joined) hu (held until, ms)        removed: gone (its last rev)
  *  lapi:{s07}:secret:<code>           hash    with provisioning    command              edge       current next (ciphertext) rev (as in the row)
  *  lapi:{s07}:nonce:<nonce>:<code>    string  nonce TTL + 10 s     claim                claim

@@ -67,6 +67,7 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
         profile: 'default',
         type: '',
         tags: [],
+        firmware: '',
         enabled: true,
         revision,
         createdAtMs: expect.any(Number) as number,
@@ -84,13 +85,21 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
 
     test('a change keeps what it does not name, and createdAtMs', async () => {
       const code = newCode();
-      await store.put(code, { secret: SECRET, profile: 'nvr', type: 'nvr', tags: ['gate', 'north'], enabled: false });
+      await store.put(code, {
+        secret: SECRET,
+        profile: 'nvr',
+        type: 'nvr',
+        tags: ['gate', 'north'],
+        firmware: 'B3221P5',
+        enabled: false,
+      });
       const created = await store.get(code);
       expect(await store.put(code, { enabled: true })).toMatchObject({ status: 'updated' });
       expect(await store.get(code)).toMatchObject({
         profile: 'nvr',
         type: 'nvr',
         tags: ['gate', 'north'],
+        firmware: 'B3221P5',
         enabled: true,
         createdAtMs: created?.createdAtMs,
       });

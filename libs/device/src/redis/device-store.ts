@@ -24,7 +24,7 @@ const ATTEMPTS = 10;
 /** While a list skips what it must not show, it walks at least this far per round. */
 const WALK = 100;
 
-const PROVISIONING = ['rev', 'profile', 'type', 'tags', 'enabled', 'created', 'updated'] as const;
+const PROVISIONING = ['rev', 'profile', 'type', 'tags', 'enabled', 'created', 'updated', 'firmware'] as const;
 const SESSION = ['node', 'epoch', 'session', 'since', 'addr', 'vendor', 'kind', 'off', 'offAt', 'sub'] as const;
 type Values = readonly (string | null)[];
 
@@ -135,6 +135,7 @@ export class RedisDeviceStore implements DeviceStore {
       settings.type,
       JSON.stringify(settings.tags),
       settings.enabled ? 1 : 0,
+      settings.firmware,
       secret === undefined ? 'keep' : 'set',
       Buffer.from(secret ?? []),
       nextSecret === undefined ? 'keep' : nextSecret === null ? 'clear' : 'set',
@@ -162,13 +163,14 @@ export class RedisDeviceStore implements DeviceStore {
 }
 
 function provisioningOf(code: DeviceCode, values: Values): Provisioning | undefined {
-  const [revision, profile, type, tags, enabled, created, updated] = values;
+  const [revision, profile, type, tags, enabled, created, updated, firmware] = values;
   if (typeof revision !== 'string') return undefined;
   return {
     code,
     profile: profile ?? '',
     type: type ?? '',
     tags: JSON.parse(tags ?? '[]') as string[],
+    firmware: firmware ?? '',
     enabled: enabled === '1',
     revision: Number(revision),
     createdAtMs: Number(created),

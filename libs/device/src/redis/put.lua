@@ -7,15 +7,15 @@
 --       2 sealed secrets   hash  {shard}
 --       3 all codes        zset  {shard}
 --       4… indexes to leave, then indexes to enter (tag:…, type:…)   zset  {shard}
--- ARGV  1 device code   2 revision that the caller read, empty = not provisioned   3 profile   4 type   5 tags, JSON   6 enabled, 1 or 0
---       7 'keep' | 'set' the secret   8 sealed secret   9 'keep' | 'set' | 'clear' the next secret   10 sealed next secret
---       11 how many indexes to leave
+-- ARGV  1 device code   2 revision that the caller read, empty = not provisioned   3 profile   4 type   5 tags, JSON   6 enabled, 1 or 0   7 firmware
+--       8 'keep' | 'set' the secret   9 sealed secret   10 'keep' | 'set' | 'clear' the next secret   11 sealed next secret
+--       12 how many indexes to leave
 -- Returns {'STORED', revision} | {'CHANGED'}
 local deviceKey, secretKey, codesKey = KEYS[1], KEYS[2], KEYS[3]
 local code, readRevision = ARGV[1], ARGV[2]
-local profile, deviceType, tags, enabled = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local secretChange, secret, nextChange, nextSecret = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local leaving = tonumber(ARGV[11])
+local profile, deviceType, tags, enabled, firmware = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local secretChange, secret, nextChange, nextSecret = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local leaving = tonumber(ARGV[12])
 
 local row = redis.call('HMGET', deviceKey, 'rev', 'gone')
 if (row[1] or '') ~= readRevision then return { 'CHANGED' } end
@@ -26,7 +26,8 @@ local now = string.format('%.0f', nowMs)
 local last = tonumber(row[1] or row[2] or '0')
 local revision = string.format('%.0f', math.max(last + 1, nowMs))
 
-redis.call('HSET', deviceKey, 'rev', revision, 'profile', profile, 'type', deviceType, 'tags', tags, 'enabled', enabled, 'updated', now)
+redis.call('HSET', deviceKey, 'rev', revision, 'profile', profile, 'type', deviceType, 'tags', tags, 'firmware', firmware,
+  'enabled', enabled, 'updated', now)
 redis.call('HSETNX', deviceKey, 'created', now)
 redis.call('HDEL', deviceKey, 'gone')
 redis.call('PERSIST', deviceKey)

@@ -12,7 +12,7 @@ local code, readRevision, keepS = ARGV[1], ARGV[2], ARGV[3]
 
 local revision = redis.call('HGET', deviceKey, 'rev')
 if revision ~= readRevision then return 'CHANGED' end
-redis.call('HDEL', deviceKey, 'rev', 'profile', 'type', 'tags', 'enabled', 'created', 'updated')
+redis.call('HDEL', deviceKey, 'rev', 'profile', 'type', 'tags', 'firmware', 'enabled', 'created', 'updated')
 redis.call('HSET', deviceKey, 'gone', revision)
 redis.call('EXPIRE', deviceKey, keepS)
 redis.call('DEL', secretKey)

@@ -2,7 +2,7 @@
  *  refused unless the installation allows them (G8). The node that holds the device is told of a change by a hint; the claim script compares
  *  the revision, so a lost hint lets no removed device register again. */
 
-import { checkSecretStrength, type DeviceRow, type ProvisioningChange } from '@lapi-broker/device';
+import { checkSecretStrength, type DeviceRow, matchesFirmware, type ProvisioningChange } from '@lapi-broker/device';
 import {
   type ControlMessage,
   type DeviceCode,
@@ -41,6 +41,7 @@ const EXAMPLE_DEVICE = {
   type: 'nvr',
   profile: 'nvr',
   tags: ['site-7'],
+  firmware: 'B3221P5',
   enabled: true,
   hasNextSecret: false,
   revision: 3,
@@ -92,7 +93,10 @@ async function readPage(
   const { tag, type } = query;
   const narrowing = { ...(tag === undefined ? {} : { tag }), ...(type === undefined ? {} : { type }) };
   // Conditions of the session are not indexed, so most rows may fall through: read more of them at a time.
-  const batch = query.online === undefined && query.node === undefined ? query.limit : LIMITS.scannedBatch;
+  const batch =
+    query.online === undefined && query.node === undefined && query.firmware === undefined
+      ? query.limit
+      : LIMITS.scannedBatch;
   let after = from;
   let last: DeviceCode | undefined;
   for (let scanned = 0; scanned < LIMITS.scannedRows; ) {
@@ -112,7 +116,8 @@ async function readPage(
 }
 
 /** What the store does not select. */
-function wanted(view: View, { online, node }: Query): boolean {
+function wanted(view: View, { online, node, firmware }: Query): boolean {
+  if (firmware !== undefined && !matchesFirmware(view.firmware, firmware)) return false;
   if (online !== undefined && view.online !== (online === 'true')) return false;
   if (node === undefined) return true;
   return view.node !== undefined && (view.node === node || nodeNameOf(view.node as NodeId) === node);
@@ -141,6 +146,7 @@ function toView(row: DeviceRow, broker: Broker): View {
     type: row.type,
     profile: row.profile,
     tags: [...row.tags],
+    firmware: row.firmware,
     enabled: row.enabled,
     hasNextSecret: row.hasNextSecret,
     revision: row.revision,
@@ -197,7 +203,7 @@ export const putDevice = operation({
   async handle({ params: { code }, body }, broker) {
     const faults = faultsOfChange(body, broker);
     if (faults.length > 0) return invalid(faults);
-    const { secret, nextSecret, profile, type, tags, enabled } = body;
+    const { secret, nextSecret, profile, type, tags, firmware, enabled } = body;
     const change: ProvisioningChange = {
       ...(secret === undefined ? {} : { secret: broker.vault.seal(code, secret) }),
       ...(nextSecret === undefined
@@ -206,6 +212,7 @@ export const putDevice = operation({
       ...(profile === undefined ? {} : { profile }),
       ...(type === undefined ? {} : { type }),
       ...(tags === undefined ? {} : { tags }),
+      ...(firmware === undefined ? {} : { firmware }),
       ...(enabled === undefined ? {} : { enabled }),
     };
     const { status, revision } = await broker.devices.put(code, change);
