@@ -14,7 +14,9 @@ const body = JSON.stringify({
 
 async function send() {
   for (let attempt = 1; attempt <= 5; attempt++) {
-    const answer = await fetch(`${api}/v1/devices/${code}/commands`, { method: 'POST', headers, body }).catch(() => undefined);
+    const answer = await fetch(`${api}/v1/devices/${code}/commands`, { method: 'POST', headers, body }).catch(
+      () => undefined,
+    );
     // Lost on the way, or refused for the moment: the key makes it safe to send again.
     if (answer !== undefined && answer.status !== 429 && answer.status !== 503) return answer;
     const seconds = Number(answer?.headers.get('retry-after') ?? attempt);
@@ -29,7 +31,9 @@ if (answer.status === 202) {
   console.log(`${code} is not there; ${command.id} waits for it`);
   while (command.executed === undefined) {
     await new Promise((resolve) => setTimeout(resolve, 1000));
-    command = await (await fetch(`${api}/v1/commands/${command.id}`, { headers: { authorization: headers.authorization } })).json();
+    command = await (
+      await fetch(`${api}/v1/commands/${command.id}`, { headers: { authorization: headers.authorization } })
+    ).json();
   }
 }
 console.log(`${command.id}: ${command.state ?? command.code}, executed: ${command.executed}`);
