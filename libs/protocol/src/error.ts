@@ -69,6 +69,21 @@ export const ERRORS = {
     cause: 'The resource is not in a state that allows this; detail says why.',
     remedy: 'Read the resource, then decide again.',
   },
+  key_conflict: {
+    status: 409,
+    retryable: false,
+    title: 'Idempotency-Key used before',
+    cause:
+      'The same Idempotency-Key came within 24 hours with another request for this device; detail names that command.',
+    remedy: 'Use a new key for a new command; repeat a command with exactly the request of the first time.',
+  },
+  not_repeatable: {
+    status: 422,
+    retryable: false,
+    title: 'Command not repeatable',
+    cause: 'More than one attempt was asked for a command that is not declared safe to repeat.',
+    remedy: 'Set retrySafe, if the device may be asked twice to do it; else leave maxAttempts at 1.',
+  },
   request_too_large: {
     status: 413,
     retryable: false,
@@ -108,6 +123,15 @@ export const ERRORS = {
     remedy: 'Slow down; call again after Retry-After.',
     retryAfterS: 1,
   },
+  lane_full: {
+    status: 429,
+    retryable: true,
+    title: 'Lane full',
+    cause: 'As many commands wait for this device as may; detail names the limit. Nothing was accepted.',
+    remedy:
+      'Wait until some were delivered, expired or cancelled; a coalesceKey lets a newer command replace an older one.',
+    retryAfterS: 10,
+  },
   timeout_not_sent: {
     status: 504,
     retryable: true,
@@ -133,9 +157,19 @@ export const ERRORS = {
     status: 503,
     retryable: true,
     title: 'Broker unavailable',
-    cause: 'The broker cannot reach its store or another part of itself; nothing was sent to the device.',
+    cause:
+      'The broker cannot reach its store or another part of itself; unless detail says otherwise, nothing was sent to the device.',
     remedy: 'Call again after Retry-After.',
     retryAfterS: 2,
+  },
+  store_full: {
+    status: 503,
+    retryable: true,
+    title: 'Store nearly full',
+    cause:
+      'The store has little memory left, so no further command is queued. Those accepted before are kept, direct calls go on.',
+    remedy: 'Call again after Retry-After; whoever operates the broker must give Redis more memory.',
+    retryAfterS: 30,
   },
   internal: {
     status: 500,
@@ -147,6 +181,10 @@ export const ERRORS = {
 } as const satisfies Record<string, ErrorDefinition>;
 
 export type ErrorCode = keyof typeof ERRORS;
+
+export function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(ERRORS, text);
+}
 
 export function errorDefinition(code: ErrorCode): ErrorDefinition {
   return ERRORS[code];

@@ -1,7 +1,7 @@
 /** Opens connections to Redis, one per role, on every topology. The only home of ioredis and of its settings.
  *
  *  No command is ever sent twice by the client: unanswered ones fail with the connection, nothing is queued while it is down, and only our
- *  own idempotent layers repeat (D11). So a command issued before `ready` fails at once.
+ *  own idempotent layers repeat (D11). So a command issued before `ready` fails at once. The role `worker` alone is the other way round.
  *  Redis away: commands reject within `commandTimeoutMs` (twice that when they waited behind others); the connection comes back by itself,
  *  with jittered backoff of at most a second. A server that accepts bytes but does not answer (SIGSTOP, half-open) counts as away.
  *  Errors never throw from here; they are reported, rate-limited, through `onEvent`, and hold no credentials. */
@@ -11,8 +11,10 @@ import { Cluster, Redis, type RedisOptions } from 'ioredis';
 import { addressesOf, parseRedisUrl, type RedisTopology } from './url.ts';
 import { versionProblem } from './version.ts';
 
-/** state: fast commands and scripts, fail fast, never resend. subscriber: pub/sub with a ping of its own. reader: blocking stream reads. */
-export type ConnectionRole = 'state' | 'subscriber' | 'reader';
+/** state: fast commands and scripts, fail fast, never resend. subscriber: pub/sub with a ping of its own. reader: blocking reads.
+ *  worker: for the book-keeping of a job queue, whose steps may happen twice but must not be forgotten: commands wait for the store and are
+ *  sent again after it was away, without a deadline. Its owner bounds how many there are. */
+export type ConnectionRole = 'state' | 'subscriber' | 'reader' | 'worker';
 
 export interface RedisSettings {
   /** See url.ts for all forms. */
@@ -29,6 +31,8 @@ export type NodeConnection = Redis;
 export type ConnectionEvent = (event: string, facts: Record<string, unknown>) => void;
 
 const MAX_RETRY_DELAY_MS = 1000;
+/** Before a command of a worker is tried at another server of a Cluster, whose own view has to change first. */
+const WORKER_FAILOVER_DELAY_MS = 200;
 const CONNECT_TIMEOUT_MS = 2000;
 /** A peer that does not close its side is cut after this. */
 const DISCONNECT_TIMEOUT_MS = 200;
@@ -154,10 +158,10 @@ export async function dropConnection(connection: RedisConnection): Promise<void>
   // The status cannot tell: a Cluster goes back from `end` to `close` when its servers end after it.
   dropped.add(connection);
   const ended = new Promise<void>((resolve) => connection.once('end', () => resolve()));
-  // Nor does a connection that waits for its next attempt.
-  const silent = connection.status === 'reconnecting';
+  // One that waits for its next attempt would never say that it has ended, nor fail what was queued on it. One that waits for its first does.
+  if (connection.status === 'reconnecting') connection.status = 'wait';
   if (connection.status !== 'close') connection.disconnect();
-  await settled(ended, silent ? 0 : CLOSE_DEADLINE_MS);
+  await settled(ended, CLOSE_DEADLINE_MS);
 }
 
 /** Resolves when the promise has settled, or after the time. */
@@ -178,6 +182,9 @@ type Reporter = (event: string, facts?: Record<string, unknown>) => void;
 
 /** The same for every topology; written out wherever a default could lose data or hang. */
 function roleOptions(role: ConnectionRole, commandTimeoutMs: number) {
+  const waits = role === 'worker';
+  // A blocking read has a deadline of its own, longer than any command's.
+  const blocks = role === 'reader';
   return {
     connectionName: `lapi-${role}`,
     protocol: 3,
@@ -189,15 +196,16 @@ function roleOptions(role: ConnectionRole, commandTimeoutMs: number) {
     maxLoadingRetryTime: MAX_RETRY_DELAY_MS,
     // ioredis forgets unanswered commands on reconnect without failing them when it may neither resend nor has used up its retries;
     // with 0 retries they fail at the moment the connection is lost.
-    autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: 0,
+    autoResendUnfulfilledCommands: waits,
+    maxRetriesPerRequest: waits ? null : 0,
+    enableOfflineQueue: waits,
     // Subscriptions are renewed by their owner, who waits for the confirmation and tells of the gap.
     autoResubscribe: false,
-    // A blocking read has a deadline of its own, longer than any command's.
-    ...(role === 'reader' ? {} : { commandTimeout: commandTimeoutMs, socketTimeout: commandTimeoutMs + 500 }),
+    ...(blocks ? {} : { socketTimeout: commandTimeoutMs + 500 }),
+    ...(blocks || waits ? {} : { commandTimeout: commandTimeoutMs }),
     enableAutoPipelining: role === 'state',
     // In an automatic pipeline a command waits for the answers of the pipeline before: these are batched by their callers, or answer at length.
-    autoPipeliningIgnoredCommands: ['publish', 'spublish', 'xadd', 'xrange'],
+    autoPipeliningIgnoredCommands: ['publish', 'spublish', 'xadd', 'xrange', 'evalsha'],
   } satisfies ServerOptions;
 }
 
@@ -238,7 +246,6 @@ function openServer(
   const redis = new Redis({
     ...roleOptions(role, commandTimeoutMs),
     ...place,
-    enableOfflineQueue: false,
     retryStrategy,
   });
   redis.on('error', (error: unknown) => report('redis.error', { error }));
@@ -255,17 +262,17 @@ function openCluster(
   commandTimeoutMs: number,
   report: Reporter,
 ): Cluster {
-  const options = roleOptions(role, commandTimeoutMs);
+  const { enableOfflineQueue, ...options } = roleOptions(role, commandTimeoutMs);
   const cluster = new Cluster(
     topology.addresses.map(({ host, port }) => ({ host, port })),
     {
-      enableOfflineQueue: false,
+      enableOfflineQueue,
       enableReadyCheck: true,
       clusterRetryStrategy: (attempt) => retryDelayMs(attempt),
       slotsRefreshInterval: SLOTS_REFRESH_MS,
       slotsRefreshTimeout: SLOTS_REFRESH_TIMEOUT_MS,
       // 0 = a command whose connection broke is not sent again: it may have run.
-      retryDelayOnFailover: 0,
+      retryDelayOnFailover: role === 'worker' ? WORKER_FAILOVER_DELAY_MS : 0,
       // MOVED, TRYAGAIN and CLUSTERDOWN say that nothing ran, so following them is safe; bounded by the command's own time limit.
       maxRedirections: 8,
       enableAutoPipelining: options.enableAutoPipelining,

@@ -22,6 +22,7 @@ export {
 export { guarded, hasMoved, notDone, toBrokerError } from './guard.ts';
 export { createKeyspace, DEFAULT_PREFIX, DEFAULT_SHARDS, type Keyspace } from './keyspace.ts';
 export { checkMeta } from './meta.ts';
+export { publish } from './publish.ts';
 export { RedisClock } from './redis-clock.ts';
 export { ReplicaBarrier } from './replica-barrier.ts';
 export { createScript, type Script, type ScriptArgument, type ScriptOptions } from './script.ts';

@@ -38,6 +38,9 @@
  *  lapi:apikey:<sha256>               hash    until revoked        command              command    id name scopes created
  *  lapi:apikeys                       set     until revoked        command              command    hashes
  *  lapi:lock:<name>                   string  seconds              command              command
+ *  lapi:{schedules}:schedule:<id>     hash    until deleted        command              command    spec (JSON), next (ms; '' = paused), last (JSON), missed
+ *  lapi:{schedules}:all               zset    until deleted        command              command    id (score 0: byte order is the order of making)
+ *  lapi:{schedules}:due               zset    until paused         command              command    id → ms of the next firing
  *  {lapi:queue:<name>}:<name>:*       BullMQ  until done           command              command        ids and times of work; no truth (libs/queue)
  *  channels (sharded pub/sub on Cluster): lapi:inbox:<node>.<inc>  to one incarnation     lapi:reply:<instance>  to one command process
  */
@@ -83,6 +86,9 @@ export interface Keyspace {
   apiKey(sha256: string): string;
   apiKeys(): string;
   lock(name: string): string;
+  schedule(id: string): string;
+  schedules(): string;
+  dueSchedules(): string;
   /** Where the keys of a queue begin; a hash tag of its own, because its scripts touch many of them. */
   queue(name: string): string;
   inbox(node: NodeId): string;
@@ -143,6 +149,9 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     apiKey: (sha256) => `${prefix}:apikey:${sha256}`,
     apiKeys: () => `${prefix}:apikeys`,
     lock: (name) => `${prefix}:lock:${name}`,
+    schedule: (id) => `${prefix}:{schedules}:schedule:${id}`,
+    schedules: () => `${prefix}:{schedules}:all`,
+    dueSchedules: () => `${prefix}:{schedules}:due`,
     queue: (name) => `{${prefix}:queue:${name}}`,
     inbox: (node) => `${prefix}:inbox:${node}`,
     reply: (instance) => `${prefix}:reply:${instance}`,

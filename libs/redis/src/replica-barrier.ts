@@ -1,17 +1,25 @@
 /** Answers "has a replica taken what this connection wrote?" with WAIT, where there are replicas (reliability: claims, points of no return).
  *  One WAIT per server is out at a time; who asks meanwhile shares the next one, so a burst of claims costs few round trips.
  *  WAIT holds up everything behind it on its connection: give the barrier a connection that carries only what must be confirmed.
+ *  A WAIT speaks for the TCP connection that it is sent on. So a round belongs to one: when that is lost before its WAIT, nothing is confirmed;
+ *  on a new one, perhaps to a promoted replica, WAIT would answer at once, for writes that it never saw.
  *  No replica configured: confirmed at once, nothing is asked. Store away: not confirmed. */
 
-import { isCluster, masterOf, nodeFor, type RedisConnection, slotOf } from './connection.ts';
+import { isCluster, masterOf, type NodeConnection, nodeFor, type RedisConnection, slotOf } from './connection.ts';
 
 const WAIT_MS = 200;
+
+interface Round {
+  /** The TCP connection over which its writes went. */
+  readonly stream: NodeConnection['stream'];
+  readonly result: Promise<boolean>;
+}
 
 export class ReplicaBarrier {
   readonly #connection: RedisConnection;
   readonly #replicated: boolean;
   /** By server: the round that may still be joined. */
-  readonly #joinable = new Map<string, Promise<boolean>>();
+  readonly #joinable = new Map<string, Round>();
   readonly #running = new Map<string, Promise<unknown>>();
 
   /** `replicated`: is this a deployment with replicas? A Cluster is asked per slot. */
@@ -24,22 +32,23 @@ export class ReplicaBarrier {
   async confirm(key: string): Promise<boolean> {
     if (!this.#hasReplica(key)) return true;
     const server = masterOf(this.#connection, key);
-    if (server === undefined) return false;
+    const node = nodeFor(this.#connection, key);
+    if (server === undefined || node === undefined) return false;
+    const { stream } = node;
     let round = this.#joinable.get(server);
-    if (round === undefined) {
-      round = this.#open(server, key);
+    if (round?.stream !== stream) {
+      round = { stream, result: this.#open(server, node, stream) };
       this.#joinable.set(server, round);
     }
-    return await round;
+    return await round.result;
   }
 
-  #open(server: string, key: string): Promise<boolean> {
+  #open(server: string, node: NodeConnection, stream: Round['stream']): Promise<boolean> {
     const previous = this.#running.get(server) ?? Promise.resolve();
     const result = previous.then(async () => {
       // From here on further writes are not covered, so nobody may join any more.
-      this.#joinable.delete(server);
-      const node = nodeFor(this.#connection, key);
-      if (node === undefined) return false;
+      if (this.#joinable.get(server)?.stream === stream) this.#joinable.delete(server);
+      if (node.status !== 'ready' || node.stream !== stream) return false;
       try {
         return (await node.wait(1, WAIT_MS)) >= 1;
       } catch {

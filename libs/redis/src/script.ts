@@ -1,11 +1,12 @@
 /** Runs Lua scripts by their SHA-1, so that the text travels once per server and not once per call.
  *  A server that does not know the script (restart, failover, new master, SCRIPT FLUSH) ran nothing, so loading it and calling again is safe;
  *  this is the only repetition. EVAL is not used: an ACL may forbid it and still allow EVALSHA and SCRIPT LOAD.
+ *  Scripts that share definitions name a file beside them in a line `--#include name.lua`; its text takes the place of the line.
  *  Redis away: rejects with `broker_unavailable`; whether the script ran is then unknown, which is why mutating scripts carry `notAfter` (D7). */
 
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { isCluster, type RedisConnection } from './connection.ts';
+import { isCluster, type NodeConnection, nodeFor, type RedisConnection } from './connection.ts';
 import { toBrokerError } from './guard.ts';
 
 export type ScriptArgument = string | number | Buffer;
@@ -25,6 +26,7 @@ interface Source {
   readonly sha: string;
 }
 
+const INCLUDE = /^--#include ([a-z-]+\.lua)$/gm;
 const sources = new Map<string, Source>();
 /** A load can be overtaken by a failover once; a second time in one call means that scripts cannot be kept at all. */
 const MAX_LOADS = 2;
@@ -39,10 +41,13 @@ export function createScript(
   const buffers = options.replies === 'buffer';
   let loading: Promise<void> | undefined;
 
-  const call = (keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> =>
-    buffers
+  const call = (keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> => {
+    const node = nodeFor(connection, keys[0] ?? '');
+    if (node !== undefined) gather(node.stream);
+    return buffers
       ? (connection as BufferReplies).evalshaBuffer(source.sha, keyCount, ...keys, ...args)
       : connection.evalsha(source.sha, keyCount, ...keys, ...args);
+  };
   const load = (): Promise<void> => {
     loading ??= loadEverywhere(connection, source).finally(() => {
       loading = undefined;
@@ -68,6 +73,24 @@ export function createScript(
   };
 }
 
+type Stream = NodeConnection['stream'];
+const gathered = new Set<Stream>();
+
+/** Lets what is written in this turn of the event loop leave in one system call. The client's own pipelining does that too, at several times
+ *  the cost, and lets a command wait for the answers of the pipeline before. */
+function gather(stream: Stream): void {
+  if (gathered.has(stream)) return;
+  stream.cork();
+  if (gathered.size === 0) setImmediate(sendGathered);
+  gathered.add(stream);
+}
+
+function sendGathered(): void {
+  const streams = [...gathered];
+  gathered.clear();
+  for (const stream of streams) stream.uncork();
+}
+
 async function loadEverywhere(connection: RedisConnection, source: Source): Promise<void> {
   const servers = isCluster(connection) ? connection.nodes('master') : [connection];
   const loads = await Promise.allSettled(servers.map((server) => server.script('LOAD', source.text)));
@@ -79,7 +102,9 @@ async function loadEverywhere(connection: RedisConnection, source: Source): Prom
 function read(file: URL): Source {
   const known = sources.get(file.href);
   if (known !== undefined) return known;
-  const text = readFileSync(file, 'utf8');
+  const text = readFileSync(file, 'utf8').replace(INCLUDE, (_, name: string) =>
+    readFileSync(new URL(name, file), 'utf8'),
+  );
   const source = { text, sha: createHash('sha1').update(text).digest('hex') };
   sources.set(file.href, source);
   return source;

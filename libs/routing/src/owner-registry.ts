@@ -54,7 +54,13 @@ export interface ClaimRequest {
 }
 
 export type ClaimResult =
-  | { readonly status: 'claimed'; readonly epoch: Epoch; readonly previous: Owner | undefined }
+  | {
+      readonly status: 'claimed';
+      readonly epoch: Epoch;
+      readonly previous: Owner | undefined;
+      /** Does a command of the device wait, or is one out? Then its lanes want a look. */
+      readonly laneBusy: boolean;
+    }
   /** This DeviceCode has used this nonce before (F9). */
   | { readonly status: 'replayed' }
   /** The provisioning changed since the Sign was verified: read it again and verify again. */
@@ -73,7 +79,9 @@ export interface ReclaimRequest {
 }
 
 /** `lost`: somebody else claimed the device meanwhile, or it was removed or disabled; close the session. */
-export type ReclaimResult = { readonly status: 'reclaimed'; readonly epoch: Epoch } | { readonly status: 'lost' };
+export type ReclaimResult =
+  | { readonly status: 'reclaimed'; readonly epoch: Epoch; readonly laneBusy: boolean }
+  | { readonly status: 'lost' };
 
 export interface ReleaseRequest {
   readonly code: DeviceCode;
@@ -104,6 +112,8 @@ export interface OwnerRegistry {
    *  session ends. `stale`: the session does not own the device any more, nothing was noted. */
   annotate(code: DeviceCode, node: NodeId, epoch: Epoch, subscription: string): Promise<AnnotateResult>;
   lookUp(code: DeviceCode): Promise<LookUp>;
+  /** What claim and reclaim tell along with their answer, for a session that only stays. */
+  laneBusy(code: DeviceCode): Promise<boolean>;
   /** Turns up to `limit` devices per shard of a dead incarnation offline (`node_lost`). Safe to run by many at once.
    *  `done` is true when no device of it is left. Only for incarnations whose lease has ended: a lapsed lease never lives again.
    *  A claim on its way may still land until its `notAfterMs`, so reap once more after that before the node is forgotten. */

@@ -42,6 +42,9 @@ const SIGN_CHARACTERS = 256;
 
 const NAMES = ['Vendor', 'DeviceType', 'DeviceCode', 'Algorithm', 'Nonce', 'Cnonce', 'Sign', 'SessionID'] as const;
 type Name = (typeof NAMES)[number];
+const FOLDED: readonly string[] = NAMES.map((name) => name.toLowerCase());
+
+const SESSION_ID = NAMES.indexOf('SessionID');
 
 const STEP_1: RegisterQuery = { status: 'step1' };
 
@@ -54,21 +57,27 @@ export function readRegisterQuery(query: string | undefined): RegisterQuery {
   if (query === undefined || query === '') return STEP_1;
   if (Buffer.byteLength(query) > QUERY_BYTES) return rejected('query_too_long');
 
-  const exact = new Map<string, string[]>();
-  const folded = new Map<string, string[]>();
+  // Values by place of their name in NAMES: those whose name is spelled exactly, and the others.
+  const exact: (string[] | undefined)[] = [];
+  const folded: (string[] | undefined)[] = [];
   for (const part of query.split('&')) {
     const equals = part.indexOf('=');
     const name = equals === -1 ? part : part.slice(0, equals);
     const value = equals === -1 ? '' : part.slice(equals + 1);
-    append(exact, name, value);
-    append(folded, name.toLowerCase(), value);
+    const place = (NAMES as readonly string[]).indexOf(name);
+    if (place === -1) append(folded, FOLDED.indexOf(name.toLowerCase()), value);
+    else append(exact, place, value);
   }
 
   let duplicate = false;
   const parameter = (name: Name): RegisterValue | undefined => {
-    const values = (exact.get(name) ?? folded.get(name.toLowerCase()))?.map(registerValue);
-    const [first, ...others] = values ?? [];
-    if (first !== undefined && others.some((other) => !other.decoded.equals(first.decoded))) duplicate = true;
+    const place = NAMES.indexOf(name);
+    const values = exact[place] ?? folded[place];
+    if (values === undefined) return undefined;
+    const first = registerValue(values[0] as string);
+    for (let i = 1; i < values.length; i++) {
+      if (!registerValue(values[i] as string).decoded.equals(first.decoded)) duplicate = true;
+    }
     return first;
   };
   const vendor = parameter('Vendor');
@@ -104,13 +113,15 @@ export function readRegisterQuery(query: string | undefined): RegisterQuery {
     nonce,
     cnonce: cnonceText,
     sign: signText,
-    sessionIdSeen: folded.has('sessionid'),
+    sessionIdSeen: (exact[SESSION_ID] ?? folded[SESSION_ID]) !== undefined,
   };
 }
 
-function append(map: Map<string, string[]>, name: string, value: string): void {
-  const values = map.get(name);
-  if (values === undefined) map.set(name, [value]);
+/** -1 = a name that nobody asks for. */
+function append(lists: (string[] | undefined)[], place: number, value: string): void {
+  if (place === -1) return;
+  const values = lists[place];
+  if (values === undefined) lists[place] = [value];
   else values.push(value);
 }
 
@@ -127,7 +138,8 @@ function filled(value: RegisterValue | undefined): value is RegisterValue {
  *  Bytes from 0x80 on are allowed: makers' names come in UTF-8 and in GBK. */
 function isMakerName(bytes: Buffer): boolean {
   if (bytes.length > NAME_BYTES) return false;
-  return bytes.every((byte) => byte >= 0x20 && byte !== 0x7f && byte !== 0x2f);
+  for (const byte of bytes) if (byte < 0x20 || byte === 0x7f || byte === 0x2f) return false;
+  return true;
 }
 
 function hexDigit(byte: number | undefined): number {

@@ -116,7 +116,9 @@ function signCandidates(sign: string): Buffer[] {
   for (let decodings = 0; decodings <= 2; decodings++) {
     const candidate = macFromBase64(text.toString('latin1'));
     if (candidate !== undefined && !candidates.some((other) => other.equals(candidate))) candidates.push(candidate);
-    text = percentDecode(text);
+    const decoded = percentDecode(text);
+    if (decoded === text) break;
+    text = decoded;
   }
   return candidates;
 }
@@ -124,12 +126,17 @@ function signCandidates(sign: string): Buffer[] {
 /** Standard or URL alphabet, blanks for `+`, stray line breaks, padding optional. Anything else is refused: the runtime's decoder
  *  would skip it. */
 function macFromBase64(text: string): Buffer | undefined {
+  const padded = MAC_BASE64.test(text) ? text : standardBase64(text);
+  if (padded === undefined) return undefined;
+  const bytes = Buffer.from(padded, 'base64');
+  return bytes.length === MAC_BYTES ? bytes : undefined;
+}
+
+function standardBase64(text: string): string | undefined {
   const standard = text
     .replace(/[\r\n]/g, '')
     .replace(/[ -]/g, '+')
     .replace(/_/g, '/');
   const padded = standard.endsWith('=') ? standard : `${standard}=`;
-  if (!MAC_BASE64.test(padded)) return undefined;
-  const bytes = Buffer.from(padded, 'base64');
-  return bytes.length === MAC_BYTES ? bytes : undefined;
+  return MAC_BASE64.test(padded) ? padded : undefined;
 }

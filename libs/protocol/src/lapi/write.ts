@@ -1,7 +1,7 @@
 /** Answers "which bytes go to the device?" Key order of protocol 6.2, compact, no BOM; raw JSON is put in place, never written
  *  anew (E12, E18). Callers answer for `data` being JSON: it is not looked at here. */
 
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { DeviceCode } from '../id.ts';
 import type { LapiMethod } from '../message/command-frame.ts';
 import { responseString, SUCCEED } from './response-code.ts';
@@ -54,7 +54,7 @@ export function registerAckText(cnonce: string, resign: string | undefined): Buf
 
 /** Seconds until the next keepalive (K2): `baseS` ± 10 %, the same for a device always, because firmware has no jitter (K3). */
 export function keepaliveTimeoutS(code: DeviceCode, baseS: number): number {
-  const share = createHash('sha256').update(code).digest().readUInt16BE(0) / 65536;
+  const share = Number.parseInt(hash('sha256', code, 'hex').slice(0, 4), 16) / 65536;
   return Math.round(baseS * (0.9 + 0.2 * share));
 }
 

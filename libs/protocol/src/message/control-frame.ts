@@ -11,8 +11,8 @@ export type ControlMessage =
   | { readonly type: 'disconnect'; readonly code: DeviceCode }
   /** Provisioning changed: read it again; close the session if the device is gone, disabled, or its secret revoked (1008). */
   | { readonly type: 'provisioning_changed'; readonly code: DeviceCode }
-  /** A command waits in a lane of the device: look (design: a wake-up is a hint). */
-  | { readonly type: 'lane_ready'; readonly code: DeviceCode };
+  /** A command waits in this lane of the device, or in any: look (design: a wake-up is a hint). */
+  | { readonly type: 'lane_ready'; readonly code: DeviceCode; readonly lane?: 'normal' | 'urgent' };
 
 const TYPES: readonly string[] = ['superseded', 'disconnect', 'provisioning_changed', 'lane_ready'];
 
@@ -28,10 +28,11 @@ export function encodeControlFrame(message: ControlMessage): Buffer {
 export function decodeControlFrame(bytes: Buffer): ControlMessage | undefined {
   if (bytes[0] !== CONTROL_FRAME) return undefined;
   try {
-    const value = JSON.parse(bytes.toString('utf8', 1)) as { type?: unknown; code?: unknown; epoch?: unknown };
+    const value = JSON.parse(bytes.toString('utf8', 1)) as Record<'type' | 'code' | 'epoch' | 'lane', unknown>;
     if (typeof value.type !== 'string' || !TYPES.includes(value.type)) return undefined;
     if (typeof value.code !== 'string' || !isDeviceCode(value.code)) return undefined;
     if (value.type === 'superseded' && typeof value.epoch !== 'number') return undefined;
+    if (value.lane !== undefined && value.lane !== 'normal' && value.lane !== 'urgent') return undefined;
     return value as ControlMessage;
   } catch {
     return undefined; // Not JSON: a frame of another version, counted by the caller.

@@ -100,6 +100,8 @@ test.each<ControlMessage>([
   { type: 'superseded', code, epoch: 5 as Epoch },
   { type: 'disconnect', code },
   { type: 'provisioning_changed', code },
+  { type: 'lane_ready', code },
+  { type: 'lane_ready', code, lane: 'urgent' },
 ])('control message $type arrives as it was sent, and not when cut short', (message) => {
   const bytes = encodeControlFrame(message);
   expect(decodeControlFrame(bytes)).toEqual(message);
@@ -116,6 +118,7 @@ test('control messages of another version are refused', () => {
     '{"type":"disconnect","code":"a b"}',
     `{"type":"superseded","code":"${code}"}`,
     `{"type":"superseded","code":"${code}","epoch":"5"}`,
+    `{"type":"lane_ready","code":"${code}","lane":"fast"}`,
     'null',
     '[]',
     '5',
@@ -123,6 +126,16 @@ test('control messages of another version are refused', () => {
     expect(decodeControlFrame(frame(json))).toBeUndefined();
   }
   expect(decodeControlFrame(Buffer.from(`\u0004{"type":"disconnect","code":"${code}"}`))).toBeUndefined();
+});
+
+test('the end of a command arrives as it was sent; a frame that names no command is refused', () => {
+  const id = newCommandId(7, 'k3v9x2m4q8w1z5t6r0ya');
+  const bytes = encodeEndedFrame(id);
+  expect(decodeEndedFrame(bytes)).toBe(id);
+  for (let length = 0; length < bytes.length; length++)
+    expect(decodeEndedFrame(bytes.subarray(0, length))).toBeUndefined();
+  expect(decodeEndedFrame(Buffer.concat([bytes, bytes.subarray(1)]))).toBeUndefined();
+  expect(decodeEndedFrame(Buffer.concat([Buffer.of(3), bytes.subarray(1)]))).toBeUndefined();
 });
 
 const events = fc.record({

@@ -15,6 +15,8 @@ export interface OwnerRegistryHarness {
   /** Takes the provisioning away and leaves the rest, as the device store does. */
   unprovision(code: DeviceCode): Promise<void>;
   raiseEpoch(code: DeviceCode, epoch: number): Promise<void>;
+  /** Leaves a command in a lane of the device. */
+  fillLane(code: DeviceCode): Promise<void>;
   /** Presence of this device, oldest first. */
   events(code: DeviceCode): Promise<readonly EventRecord[]>;
   /** Index of one incarnation, in any order. */
@@ -115,6 +117,25 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
       expect(result).toMatchObject({ status: 'claimed', previous: { node: first.node, session: first.session } });
       expect(result).toHaveProperty('previous', owner);
       expect(await ownerOf(code)).toMatchObject({ node: second.node, session: second.session, epoch: claimed(result) });
+    });
+
+    test('who claims or holds a device is told whether a command waits in its lanes (3.2)', async () => {
+      const [idle, busy, from, to] = [await device(), await device(), newNode(), newNode()];
+      await at.fillLane(busy);
+      for (const [code, laneBusy] of [
+        [idle, false],
+        [busy, true],
+      ] as const) {
+        const first = request(code, from);
+        expect(await registry.claim(first)).toMatchObject({ status: 'claimed', previous: undefined, laneBusy });
+        const second = request(code, from);
+        const result = await registry.claim(second);
+        expect(result).toMatchObject({ status: 'claimed', previous: { session: first.session }, laneBusy });
+        const again = { code, from, to, epoch: claimed(result), session: second.session };
+        // The second time it is its own already.
+        for (const _ of [1, 2]) expect(await registry.reclaim(again)).toMatchObject({ status: 'reclaimed', laneBusy });
+        expect(await registry.laneBusy(code)).toBe(laneBusy);
+      }
     });
 
     test('an epoch is the time of the claim in microseconds (I2)', async () => {
@@ -634,11 +655,13 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
 export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
   const known = new Map<DeviceCode, { revision: number; enabled: boolean; tags: readonly string[] }>();
   const events: EventRecord[] = [];
+  const filled = new Set<DeviceCode>();
   const registry = new MemoryOwnerRegistry({
     provisioning: (code) => known.get(code),
     append: (event) => events.push(event),
     nowMs: Date.now,
     flap,
+    laneBusy: (code) => filled.has(code),
   });
   return {
     registry,
@@ -649,6 +672,9 @@ export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
       known.delete(code);
     },
     raiseEpoch: async (code, epoch) => registry.raiseEpoch(code, epoch as Epoch),
+    async fillLane(code) {
+      filled.add(code);
+    },
     events: async (code) => events.filter((event) => event.code === code),
     owned: async (node) => registry.owned(node),
     subscription: async (code) => registry.sessionOf(code)?.subscription ?? '',
@@ -776,7 +802,7 @@ class Side {
         if (result.status === 'held_down') return { status: result.status };
         if (result.status !== 'claimed') return result;
         const previous = result.previous && this.#plain(code, result.previous);
-        return { status: 'claimed', epoch: this.#issued(code, result.epoch), previous };
+        return { ...result, epoch: this.#issued(code, result.epoch), previous };
       }
       case 'reclaim': {
         const result = await registry.reclaim({

@@ -63,6 +63,9 @@ describe.each([
       async raiseEpoch(code, epoch) {
         await connection.hset(keyspace.device(code), 'epoch', String(epoch));
       },
+      async fillLane(code) {
+        await connection.hset(keyspace.lane(code), 'seq', '1');
+      },
       async events(code) {
         const entries = await connection.xrangeBuffer(keyspace.events(keyspace.shardOf(code)), '-', '+');
         return entries.map(([, fields]) => fromStreamFields(fields)).filter((event) => event.code === code);

@@ -42,6 +42,8 @@ export interface MemoryOwnerRegistryOptions {
   readonly append: (event: EventRecord) => void;
   readonly nowMs: () => number;
   readonly flap?: Partial<FlapGuard>;
+  /** Does a command of the device wait, or is one out? Default: never. */
+  readonly laneBusy?: (code: DeviceCode) => boolean;
 }
 
 /** The session part of a device row, for whoever lists devices. */
@@ -116,14 +118,15 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     this.#ownedBy(node).add(code);
     if (row.owner !== undefined) this.#offline(code, row.owner, 'superseded', now);
     this.#online(code, { node, epoch, session }, facts.address, now);
-    return { status: 'claimed', epoch, previous: row.owner };
+    return { status: 'claimed', epoch, previous: row.owner, laneBusy: this.#isLaneBusy(code) };
   }
 
   async reclaim({ code, from, epoch: oldEpoch, to, session }: ReclaimRequest): Promise<ReclaimResult> {
     const now = this.#options.nowMs();
     const row = this.#rows.get(code) ?? EMPTY_ROW;
     const { owner } = row;
-    if (owner?.node === to && owner.session === session) return { status: 'reclaimed', epoch: owner.epoch };
+    const laneBusy = this.#isLaneBusy(code);
+    if (owner?.node === to && owner.session === session) return { status: 'reclaimed', epoch: owner.epoch, laneBusy };
     if (row.epoch !== oldEpoch || (owner !== undefined && owner.node !== from)) return { status: 'lost' };
     if (this.#options.provisioning(code)?.enabled !== true) return { status: 'lost' };
 
@@ -133,7 +136,7 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     this.#ownedBy(to).add(code);
     if (owner !== undefined) this.#offline(code, owner, 'fenced', now);
     this.#online(code, { node: to, epoch, session }, row.facts?.address ?? '', now);
-    return { status: 'reclaimed', epoch };
+    return { status: 'reclaimed', epoch, laneBusy };
   }
 
   async release({ code, node, epoch, reason }: ReleaseRequest): Promise<ReleaseResult> {
@@ -159,6 +162,10 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
 
   async lookUp(code: DeviceCode): Promise<LookUp> {
     return { provisioned: this.#options.provisioning(code) !== undefined, owner: this.#rows.get(code)?.owner };
+  }
+
+  async laneBusy(code: DeviceCode): Promise<boolean> {
+    return this.#isLaneBusy(code);
   }
 
   /** One process, one shard: `limit` is the number of devices. */
@@ -191,6 +198,10 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
       throw new BrokerError('internal', `the epoch of ${code} can only be raised, and only without an owner`);
     }
     this.#rows.set(code, { ...row, epoch });
+  }
+
+  #isLaneBusy(code: DeviceCode): boolean {
+    return this.#options.laneBusy?.(code) ?? false;
   }
 
   #end(code: DeviceCode, row: Row, owner: Owner, reason: OfflineReason): void {

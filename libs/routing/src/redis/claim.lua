@@ -7,12 +7,13 @@
 --       2 used nonce       string  {shard}
 --       3 owned codes      zset    {shard}  of the claiming node
 --       4 events           stream  {shard}
+--       5 lane             hash    {shard}  exists while a command waits or is out
 -- ARGV  1 device code   2 node   3 session   4 revision that verified the Sign   5 not after, ms of Redis time   6 nonce TTL, ms
 --       7 address   8 vendor   9 device type   10 algorithm   11 data of presence.online, JSON
 --       12 take-overs per window   13 window, ms   14 hold-down, ms   15 stream length, about
--- Returns {'CLAIMED', epoch} | {'CLAIMED', epoch, previous node, its epoch, its session, since when in ms}
+-- Returns {'CLAIMED', epoch, lane busy (1 0)} | the same and {…, previous node, its epoch, its session, since when in ms}
 --   | {'HELD', ms} | {'STALE'} | {'REPLAYED'} | {'LATE'}
-local deviceKey, nonceKey, ownedKey, eventsKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local deviceKey, nonceKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local code, node, session, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local notAfterMs, nonceTtlMs = tonumber(ARGV[5]), ARGV[6]
 local address, vendor, deviceType, algorithm, onlineData = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
@@ -79,5 +80,6 @@ if oldNode then
 end
 redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.online', 'u', '', 't', nowText,
   'e', epochText, 's', session, 'n', '0', 'g', tags, 'q', '', 'd', onlineData)
-if not oldNode then return { 'CLAIMED', epochText } end
-return { 'CLAIMED', epochText, oldNode, oldEpoch, oldSession, oldSince }
+local laneBusy = redis.call('EXISTS', laneKey)
+if not oldNode then return { 'CLAIMED', epochText, laneBusy } end
+return { 'CLAIMED', epochText, laneBusy, oldNode, oldEpoch, oldSession, oldSince }

@@ -53,8 +53,8 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     this.#keyspace = keyspace;
     this.#streamMaxLength = options.streamMaxLength;
     this.#guard = flapGuard(options.flap);
-    this.#claim = createScript(connection, CLAIM, 4);
-    this.#reclaim = createScript(connection, RECLAIM, 4);
+    this.#claim = createScript(connection, CLAIM, 5);
+    this.#reclaim = createScript(connection, RECLAIM, 5);
     this.#release = createScript(connection, RELEASE, 3);
     this.#annotate = createScript(connection, ANNOTATE, 1);
   }
@@ -69,6 +69,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
           this.#keyspace.nonce(request.nonce, code),
           this.#keyspace.owned(shard, node),
           this.#keyspace.events(shard),
+          this.#keyspace.lane(code),
         ],
         [
           code,
@@ -91,7 +92,12 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     );
     switch (reply[0]) {
       case 'CLAIMED':
-        return { status: 'claimed', epoch: epochOf(reply[1]), previous: ownerOf(reply.slice(2)) };
+        return {
+          status: 'claimed',
+          epoch: epochOf(reply[1]),
+          laneBusy: reply[2] === '1',
+          previous: ownerOf(reply.slice(3)),
+        };
       case 'HELD':
         return { status: 'held_down', retryAfterMs: Number(reply[1]) };
       case 'STALE':
@@ -114,11 +120,14 @@ export class RedisOwnerRegistry implements OwnerRegistry {
           this.#keyspace.owned(shard, from),
           this.#keyspace.owned(shard, to),
           this.#keyspace.events(shard),
+          this.#keyspace.lane(code),
         ],
         [code, from, epoch, to, session, this.#streamMaxLength],
       ),
     );
-    if (reply[0] === 'RECLAIMED') return { status: 'reclaimed', epoch: epochOf(reply[1]) };
+    if (reply[0] === 'RECLAIMED') {
+      return { status: 'reclaimed', epoch: epochOf(reply[1]), laneBusy: reply[2] === '1' };
+    }
     if (reply[0] === 'LOST') return { status: 'lost' };
     throw unexpectedReply('reclaim', reply);
   }
@@ -148,6 +157,10 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     const key = this.#keyspace.device(code);
     const [revision, ...owner] = await guarded(this.#connection.hmget(key, 'rev', 'node', 'epoch', 'session', 'since'));
     return { provisioned: typeof revision === 'string', owner: ownerOf(owner) };
+  }
+
+  async laneBusy(code: DeviceCode): Promise<boolean> {
+    return (await guarded(this.#connection.exists(this.#keyspace.lane(code)))) === 1;
   }
 
   async reap(node: NodeId, limit: number): Promise<{ readonly offline: number; readonly done: boolean }> {

@@ -8,9 +8,10 @@
 --       2 owned codes   zset    {shard}  of the fenced incarnation
 --       3 owned codes   zset    {shard}  of the new incarnation
 --       4 events        stream  {shard}
+--       5 lane          hash    {shard}  exists while a command waits or is out
 -- ARGV  1 device code   2 fenced node   3 its epoch   4 new node   5 session   6 stream length, about
--- Returns {'RECLAIMED', epoch} | {'LOST'}
-local deviceKey, oldOwnedKey, ownedKey, eventsKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- Returns {'RECLAIMED', epoch, lane busy (1 0)} | {'LOST'}
+local deviceKey, oldOwnedKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local code, from, oldEpoch, to, session, streamLength = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local function integer(number)
@@ -26,7 +27,8 @@ end
 
 local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'rev', 'enabled', 'tags', 'addr')
 local node, epochNow, tags, address = row[1], row[2], joinedTags(row[6]), row[7] or ''
-if node == to and row[3] == session then return { 'RECLAIMED', epochNow } end
+local laneBusy = redis.call('EXISTS', laneKey)
+if node == to and row[3] == session then return { 'RECLAIMED', epochNow, laneBusy } end
 if epochNow ~= oldEpoch or (node and node ~= from) then return { 'LOST' } end
 -- Removed or disabled while its node was away: the row names the fenced node until that one releases or is reaped.
 if not row[4] or row[5] ~= '1' then return { 'LOST' } end
@@ -50,4 +52,4 @@ end
 local onlineData = '{"node":' .. cjson.encode(to) .. ',"session":' .. cjson.encode(session) .. ',"address":' .. cjson.encode(address) .. '}'
 redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.online', 'u', '', 't', integer(nowMs),
   'e', integer(epoch), 's', session, 'n', '0', 'g', tags, 'q', '', 'd', onlineData)
-return { 'RECLAIMED', integer(epoch) }
+return { 'RECLAIMED', integer(epoch), laneBusy }
