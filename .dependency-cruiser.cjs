@@ -23,12 +23,15 @@ const LIBS = {
   device: ['protocol', 'redis'],
   routing: ['protocol', 'redis'],
   bus: ['protocol', 'redis'],
+  lane: ['protocol', 'redis'],
+  queue: ['protocol', 'redis'],
 };
 
 /** Third-party packages with one home. Test code and load generators may go around us on purpose, to be independent witnesses. */
 const HOMES = {
   'uWebSockets.js': '^libs/http/',
   ioredis: '^libs/redis/',
+  bullmq: '^libs/queue/',
   pino: '^libs/telemetry/',
   'prom-client': '^libs/telemetry/',
 };
@@ -100,6 +103,13 @@ module.exports = {
       severity: 'error',
       from: { path: '^services/([^/]+)/' },
       to: { path: '^services/', pathNot: '^services/$1/' },
+    },
+    {
+      name: 'edge-without-queue',
+      comment: 'What stands between a device and its socket never waits for a queue; only command services know it.',
+      severity: 'error',
+      from: { path: '^services/edge/' },
+      to: { path: '^libs/queue/' },
     },
     {
       name: 'services-without-test-code',

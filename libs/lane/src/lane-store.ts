@@ -106,7 +106,7 @@ export interface BegunCommand {
 
 export type BeginResult =
   | { readonly status: 'begun'; readonly command: BegunCommand; readonly ended: readonly EndedCommand[] }
-  /** Nothing may start now; `nextMs`: until something may, by time alone. */
+  /** Nothing may start now; `nextMs`: until the first of the lane may be tried again. What waits for its `notBeforeMs` is woken by a timer. */
   | { readonly status: 'idle'; readonly nextMs: number | undefined; readonly ended: readonly EndedCommand[] }
   /** The window of the lane is full. */
   | { readonly status: 'busy'; readonly ended: readonly EndedCommand[] }

@@ -8,7 +8,7 @@
 --   hn, hu until when a lane waits before its next attempt   timer for which a timer was asked   c:<lane>:<coalesce key> id that waits
 -- A record (hash command:<id>):
 --   st state   rq the request (CORE below, one line each)   b body   k number of the last begin   n attempts that count   w of them, may be written
---   pl place in the lane ('' before its time)   rt next attempt not before   ep epoch and sa time of the last attempt
+--   pl place in the lane (before its time negative, in the order of acceptance)   rt next attempt not before   ep epoch and sa time of the last attempt
 --   ea ended   ex executed   rc reason   lt late   cd response code   res response   rb its bytes                  times in ms of Redis time
 local deviceKey, laneKey, normalKey, urgentKey, clockKey, dueKey, eventsKey, waitingKey =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -75,14 +75,16 @@ local function withCore(record, text)
   return record
 end
 
--- Nil when the store has lost the record.
+-- Nil when the store has lost the record, or has it for another device.
 local function load(id)
   local values = redis.call('HMGET', recordKey(id), 'st', 'rq', 'n', 'w', 'pl', 'rt', 'ep', 'ea', 'k')
   if not values[1] then return nil end
-  return withCore({
-    st = values[1], n = tonumber(values[3]), w = tonumber(values[4]), pl = values[5] or '', rt = tonumber(values[6] or 0), ep = values[7] or '',
+  local record = withCore({
+    st = values[1], n = tonumber(values[3]), w = tonumber(values[4]), pl = tonumber(values[5] or 0), rt = tonumber(values[6] or 0), ep = values[7] or '',
     ea = tonumber(values[8] or 0), k = tonumber(values[9] or 0),
   }, values[2])
+  if record.code ~= code then return nil end
+  return record
 end
 
 -- executed: of ended commands.
@@ -95,7 +97,7 @@ local function announce(id, record, state, executed, reason, late, responseCode)
   if late then data = data .. ',"late":true' end
   if record.job ~= '' then data = data .. ',"job":' .. cjson.encode(record.job) end
   redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'command.' .. state, 'u', record.u, 't', nowText,
-    'e', record.ep ~= '' and record.ep or epoch, 's', session, 'n', '0', 'g', joinedTags(row[5]), 'q', id .. ':' .. state .. ':' .. record.n,
+    'e', record.ep ~= '' and record.ep or epoch, 's', session, 'n', '0', 'g', joinedTags(row[5]), 'q', id .. ':' .. state .. ':' .. record.k,
     'd', data .. '}')
 end
 
@@ -127,7 +129,7 @@ local function enterLane(id, record)
   lane.bytes = lane.bytes + tonumber(record.bb)
   waitingChange = waitingChange + 1
   redis.call('ZADD', clockKey, record.exp, 'x' .. id)
-  if record.pl ~= '' then redis.call('ZADD', LANE_KEYS[record.ln], record.pl, id) end
+  if record.pl > 0 then redis.call('ZADD', LANE_KEYS[record.ln], record.pl, id) end
   if record.ck ~= '' then redis.call('HSET', laneKey, coalesceField(record), id) end
 end
 
@@ -150,6 +152,31 @@ local function endWaiting(id, record, state, reason)
   finish(id, record, state, executedUnsent(record), reason)
 end
 
+-- What waits in the same lane under the same coalesce key.
+local function rivalOf(record)
+  local rivalId = record.ck ~= '' and redis.call('HGET', laneKey, coalesceField(record))
+  local rival = rivalId and load(rivalId)
+  if rival and rival.st == 'queued' then return rivalId, rival end
+end
+
+-- Before a command begins to wait: ends the one that it replaces. Answers which limit refuses it, nil if none does.
+local function makeRoom(record, maxCommands, maxBytes)
+  local rivalId, rival = rivalOf(record)
+  local count, bytes = lane[record.ln] + 1, lane.bytes + tonumber(record.bb)
+  if rival then
+    count = count - 1
+    bytes = bytes - tonumber(rival.bb)
+  end
+  if count > maxCommands then return 'commands' end
+  if bytes > maxBytes then return 'bytes' end
+  if rival then endWaiting(rivalId, rival, 'cancelled', 'superseded') end
+end
+
+local function nextPlace()
+  lane.seq = lane.seq + 1
+  return lane.seq
+end
+
 local function flightOf(id)
   for i, flight in ipairs(flights) do
     if flight[3] == id then return flight, i end
@@ -169,16 +196,17 @@ end
 
 -- Back to its place, which it never lost: commands accepted after it have larger ones (I6).
 local function requeue(id, record, notBeforeMs, reason)
-  local newer = record.ck ~= '' and redis.call('HGET', laneKey, coalesceField(record))
-  if newer then return finish(id, record, 'cancelled', executedUnsent(record), 'superseded') end
+  local rivalId, rival = rivalOf(record)
+  if rival and (rival.pl < 0 or rival.pl > record.pl) then
+    return finish(id, record, 'cancelled', executedUnsent(record), 'superseded')
+  end
+  if rival then endWaiting(rivalId, rival, 'cancelled', 'superseded') end
   record.st = 'queued'
   record.rt = notBeforeMs
   redis.call('HSET', recordKey(id), 'st', 'queued', 'rt', integer(notBeforeMs), 'n', record.n, 'w', record.w, 'rc', reason)
   enterLane(id, record)
-  if notBeforeMs > nowMs then
-    lane.hold[record.ln] = notBeforeMs
-    redis.call('ZADD', clockKey, integer(notBeforeMs), 'r' .. id)
-  end
+  if notBeforeMs > nowMs then redis.call('ZADD', clockKey, integer(notBeforeMs), 'r' .. id) end
+  if redis.call('ZRANGE', LANE_KEYS[record.ln], 0, 0)[1] == id then lane.hold[record.ln] = notBeforeMs end
   announce(id, record, 'queued', nil, reason)
 end
 
@@ -218,13 +246,24 @@ local function onClock(kind, id)
     -- The store came back without it: what is left of it must not stop the others.
     redis.call('ZREM', normalKey, id)
     redis.call('ZREM', urgentKey, id)
-  elseif record.st == 'queued' then
-    if kind == 'x' then return endWaiting(id, record, 'expired', 'expired') end
-    if kind == 'n' then
-      lane.seq = lane.seq + 1
-      redis.call('HSET', recordKey(id), 'pl', lane.seq)
-      redis.call('ZADD', LANE_KEYS[record.ln], lane.seq, id)
-    end
+  elseif record.st == 'queued' and kind == 'x' then
+    endWaiting(id, record, 'expired', 'expired')
+  end
+end
+
+-- Of those whose time has come, the earliest takes its place first; among equals the one that was accepted first (I6).
+local function admit(ids)
+  local arrivals = {}
+  for _, id in ipairs(ids) do
+    local record = load(id)
+    if record and record.st == 'queued' then arrivals[#arrivals + 1] = { id = id, ln = record.ln, nb = tonumber(record.nb), pl = record.pl } end
+    redis.call('ZREM', clockKey, 'n' .. id)
+  end
+  table.sort(arrivals, function(a, b) return a.nb < b.nb or (a.nb == b.nb and a.pl > b.pl) end)
+  for _, arrival in ipairs(arrivals) do
+    local place = nextPlace()
+    redis.call('HSET', recordKey(arrival.id), 'pl', place)
+    redis.call('ZADD', LANE_KEYS[arrival.ln], place, arrival.id)
   end
 end
 
@@ -243,10 +282,17 @@ end
 local function tidy()
   lapse()
   local members = redis.call('ZRANGEBYSCORE', clockKey, '-inf', nowText, 'LIMIT', 0, TIDY_LIMIT)
+  local arrived = {}
   for i, member in ipairs(members) do
-    -- What came before may have ended it.
-    if i == 1 or redis.call('ZSCORE', clockKey, member) then onClock(string.sub(member, 1, 1), string.sub(member, 2)) end
+    local kind, id = string.sub(member, 1, 1), string.sub(member, 2)
+    if kind == 'n' then
+      arrived[#arrived + 1] = id
+    elseif i == 1 or redis.call('ZSCORE', clockKey, member) then
+      -- Else what came before has ended it.
+      onClock(kind, id)
+    end
   end
+  admit(arrived)
 end
 
 local function outOf(laneName)
@@ -264,8 +310,9 @@ local function isStartable(laneName)
 end
 
 -- Writes the lane back, notes when somebody must look again, forgets a lane in which nothing is open. Answers whether something could start,
--- and for which time a timer should be asked, '' for none: only for lanes that no node watches, and once per time.
-local function rest(wantsTimer)
+-- and for which time a timer should be asked, '' for none, once per time. asks: nil if the caller's answer cannot carry it, 'unwatched' for
+-- lanes that no node watches or whose timer has just fired (more may stand behind it), 'always'.
+local function rest(asks)
   if waitingChange ~= 0 then redis.call('INCRBY', waitingKey, waitingChange) end
   local first = redis.call('ZRANGE', clockKey, 0, 0, 'WITHSCORES')
   if not first[1] then
@@ -278,7 +325,8 @@ local function rest(wantsTimer)
   local wakeMs = (startable and node) and math.min(nextMs, nowMs + WAKE_MS) or nextMs
   redis.call('ZADD', dueKey, integer(wakeMs), code)
   local timer = ''
-  if (wantsTimer or not node) and (lane.timer > nextMs or lane.timer <= nowMs) then
+  local hasFired = lane.timer > 0 and lane.timer <= nowMs
+  if (asks == 'always' or (asks == 'unwatched' and (not node or hasFired))) and (lane.timer > nextMs or lane.timer <= nowMs) then
     lane.timer = nextMs
     timer = integer(nextMs)
   end

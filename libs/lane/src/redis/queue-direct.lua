@@ -13,32 +13,29 @@ land(id)
 record.n, record.w, record.ep = 0, 0, ''
 redis.call('HDEL', recordKey(id), 'sa')
 
+tidy()
+
 local refusal
 if tonumber(record.exp) <= nowMs then
   finish(id, record, 'expired', 'no', 'expired')
   refusal = { 'EXPIRED' }
-elseif lane[record.ln] >= maxCommands or lane.bytes + tonumber(record.bb) > maxBytes then
-  finish(id, record, 'failed', 'no', 'lane_full')
-  if record.ik ~= '' then freeIdempotencyKey(id, record) end
-  refusal = { 'FULL', lane[record.ln] >= maxCommands and 'commands' or 'bytes' }
+else
+  local limit = makeRoom(record, maxCommands, maxBytes)
+  if limit then
+    finish(id, record, 'failed', 'no', 'lane_full')
+    if record.ik ~= '' then freeIdempotencyKey(id, record) end
+    refusal = { 'FULL', limit }
+  end
 end
 if refusal then
   redis.call('HSET', recordKey(id), 'ep', '')
-  lapse()
   rest()
   return refusal
 end
 
-if record.ck ~= '' then
-  local replacedId = redis.call('HGET', laneKey, coalesceField(record))
-  local replaced = replacedId and load(replacedId)
-  if replaced and replaced.st == 'queued' then endWaiting(replacedId, replaced, 'cancelled', 'superseded') end
-end
-lane.seq = lane.seq + 1
-record.pl = lane.seq
+record.pl = nextPlace()
 redis.call('HSET', recordKey(id), 'st', 'queued', 'n', 0, 'w', 0, 'ep', '', 'pl', record.pl)
 enterLane(id, record)
 announce(id, record, 'queued')
-lapse()
-local _, timer = rest()
+local _, timer = rest('unwatched')
 return { 'ACCEPTED', 'queued', node or '', epoch, timer, ended }

@@ -36,36 +36,23 @@ if tonumber(expiresAt) <= nowMs then return { 'EXPIRED' } end
 
 local rq = table.concat({ mode, laneName, method, url, #body + #url, nowText, expiresAt, notBefore, timeoutMs, maxAttempts, backoff,
   coalesceKey, idempotencyHash, keyId, job, retryOf, replyTo, code, '' }, '\n')
-local record = withCore({ n = 0, w = 0, pl = '', ep = '' }, rq)
-local replacedId, replaced
-if not isDirect then
-  local count, bytes = lane[laneName], lane.bytes
-  if coalesceKey ~= '' then
-    replacedId = redis.call('HGET', laneKey, coalesceField(record))
-    replaced = replacedId and load(replacedId)
-    if replaced and replaced.st ~= 'queued' then replaced = nil end
-    if replaced then
-      count = count - 1
-      bytes = bytes - tonumber(replaced.bb)
-    end
-  end
-  if count >= maxCommands then return { 'FULL', 'commands' } end
-  if bytes + tonumber(record.bb) > maxBytes then return { 'FULL', 'bytes' } end
+local record = withCore({ k = 0, n = 0, w = 0, ep = '' }, rq)
+-- What is due comes first: it has an older right to the next place, or none any more to its own.
+tidy()
+local limit = not isDirect and makeRoom(record, maxCommands, maxBytes)
+if limit then
+  rest()
+  return { 'FULL', limit }
 end
-
-if replaced then endWaiting(replacedId, replaced, 'cancelled', 'superseded') end
 if idempotencyHash ~= '' then redis.call('SET', idempotencyKey, id .. ' ' .. requestHash, 'PX', idempotencyMs) end
 local waits = notBefore ~= '' and tonumber(notBefore) > nowMs
 if isDirect then
   -- The caller is about to write it, and may die while it does.
-  record.n, record.w, record.ep = 1, 1, '0'
+  record.k, record.n, record.w, record.ep = 1, 1, 1, '0'
   redis.call('HSET', recordKey(id), 'st', 'sent', 'rq', rq, 'b', body, 'k', 1, 'n', 1, 'w', 1, 'ep', '0', 'sa', nowText)
   takeOff('d', '0', id, tonumber(directUntil))
 else
-  if not waits then
-    lane.seq = lane.seq + 1
-    record.pl = lane.seq
-  end
+  record.pl = waits and -nextPlace() or nextPlace()
   redis.call('HSET', recordKey(id), 'st', 'queued', 'rq', rq, 'b', body, 'n', 0, 'w', 0, 'pl', record.pl)
   enterLane(id, record)
   if waits then redis.call('ZADD', clockKey, notBefore, 'n' .. id) end
@@ -75,6 +62,5 @@ if redis.call('ZCARD', historyKey) > historyLength then redis.call('ZREMRANGEBYR
 if redis.call('PTTL', historyKey) < historyMs - 3600000 then redis.call('PEXPIRE', historyKey, historyMs) end
 local state = isDirect and 'sent' or 'queued'
 announce(id, record, state)
-lapse()
-local _, timer = rest(waits)
+local _, timer = rest(waits and 'always' or 'unwatched')
 return { 'ACCEPTED', state, node or '', epoch, timer, ended }

@@ -5,5 +5,5 @@
 -- Returns {'TENDED', node, epoch, could something start (1 0), timer, ended}
 --#include lane.lua
 tidy()
-local startable, timer = rest()
+local startable, timer = rest('unwatched')
 return { 'TENDED', node or '', epoch, startable and '1' or '0', timer, ended }
