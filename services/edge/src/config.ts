@@ -52,6 +52,26 @@ export const EdgeSettings = z.object({
     .describe(
       'auto: where Redis has replicas (Sentinel, Cluster), a registration counts once a replica has it, else 503; off: a failover may forget the last ones.',
     ),
+  LAPI_CONFIRM_COMMANDS: z
+    .enum(['auto', 'off'])
+    .default('auto')
+    .describe(
+      'auto: where Redis has replicas (Sentinel, Cluster), a queued command is written to its device once a replica knows that it is; off: a failover may make the broker send one twice.',
+    ),
+  LAPI_LANE_WINDOW: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(8)
+    .default(1)
+    .describe('Queued commands of one lane of a device that may be unanswered at a time.'),
+  LAPI_COMMAND_KEEP_SECONDS: z.coerce
+    .number()
+    .int()
+    .min(60)
+    .max(30 * 24 * 3_600)
+    .default(86_400)
+    .describe('How long the record of a command is kept after its end; the same number as on the command services.'),
   LAPI_KEY_PREFIX: z
     .string()
     .regex(/^[a-z0-9-]{1,32}$/)

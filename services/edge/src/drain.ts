@@ -45,7 +45,7 @@ async function leave(session: Session, clock: Clock, endMs: number): Promise<voi
   session.leaving = true;
   session.refuseWaiting('node_draining');
   const lastMs = Math.min(endMs, clock.monotonicMs() + IN_FLIGHT_MS);
-  while (session.isOpen && session.pendingCalls > 0 && clock.monotonicMs() < lastMs) await pause(LOOK_MS);
+  while (session.isOpen && session.unfinished > 0 && clock.monotonicMs() < lastMs) await pause(LOOK_MS);
   if (session.isOpen) await session.subscription?.remove();
   session.close(1001, 'node draining', 'draining');
 }

@@ -2,6 +2,8 @@
 
 /** Protocol E3: largest message in both directions, bytes. */
 export const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
+/** Room in a message for the envelope around `Data`, bytes. */
+export const ENVELOPE_BYTES = 4_096;
 /** Protocol S11: send buffer per session; a device that does not read is closed beyond it, bytes. */
 export const MAX_SEND_BUFFER_BYTES = 32 * 1024 * 1024;
 /** A device with more than this waiting in its send buffer takes no further call (`device_busy`), bytes. */
@@ -47,5 +49,21 @@ export const CREDENTIALS_CACHE_MS = 5 * 60_000;
  *  second, an hour of one that sends 70. 2 MiB each, and a bound on the processes. */
 export const REMEMBERED_COMMAND_IDS = 262_144;
 export const MAX_ASKING_PROCESSES = 32;
+/** An answer that comes after the timeout is taken for so long (protocol E13), ms; of so many calls per session. */
+export const LATE_ANSWER_MS = 600_000;
+export const MAX_LATE_ANSWERS = 64;
+/** A begin that reaches the store later than this after it was sent hands out nothing (D7), ms. */
+export const BEGIN_NOT_AFTER_MS = 3_000;
+/** How long a lane rests after its command could not be written, or while nothing may be written, ms. */
+export const LANE_PAUSE_MS = 1_000;
+/** Ends of attempts that the store has not heard of: so many, so many bytes of answers, for so long. */
+export const MAX_UNHEARD_ENDS = 50_000;
+export const MAX_UNHEARD_BYTES = 64 * 1024 * 1024;
+export const UNHEARD_END_MS = 600_000;
+/** Repeated in batches of this size, so often, ms. */
+export const UNHEARD_BATCH = 200;
+export const UNHEARD_REPEAT_MS = 500;
+/** Commands of lanes whose last written attempt is remembered, to refuse a store that fell back behind it (I7). */
+export const MAX_REMEMBERED_ATTEMPTS = 50_000;
 /** Protocol D7: a close frame is sent and the TCP connection ended without waiting for the device. */
 export const MAX_PENDING_RELEASES = 100_000;

@@ -33,6 +33,20 @@ export function createEdgeMetrics(metrics: Metrics) {
     fence: metrics.counter('lapi_fence_total', 'Times this node found its lease lapsed.'),
     reclaims: metrics.counter('lapi_reclaims_total', 'Sessions re-claimed after a fence, by result.', ['result']),
     overRate: metrics.counter('lapi_device_over_rate_total', 'Requests of devices refused for their rate.'),
+    laneBegins: metrics.counter('lapi_lane_begins_total', 'Commands asked for from lanes, by result.', ['result']),
+    laneEnds: metrics.counter('lapi_lane_commands_total', 'Attempts of lane commands that ended here, by outcome.', [
+      'outcome',
+    ]),
+    laneGiveBacks: metrics.counter(
+      'lapi_lane_give_backs_total',
+      'Lane commands that were begun and not written, by reason; they wait again.',
+      ['reason'],
+    ),
+    laneUnheard: metrics.gauge('lapi_lane_unheard_ends', 'Ends of attempts that the store has not taken yet.'),
+    laneForgotten: metrics.counter(
+      'lapi_lane_forgotten_ends_total',
+      'Ends of attempts that the store did not take in time; it gives those attempts up by itself.',
+    ),
     unstoredBytes: metrics.gauge('lapi_unstored_event_bytes', 'Bytes received from devices and not yet stored.'),
   };
 }

@@ -24,12 +24,9 @@ import {
 import type { Keyspace, RedisClock } from '@lapi-broker/redis';
 import type { Log } from '@lapi-broker/telemetry';
 import type { SessionTable } from '../device/session-table.ts';
-import { MAX_ASKING_PROCESSES, MAX_MESSAGE_BYTES, REMEMBERED_COMMAND_IDS } from '../limits.ts';
+import { ENVELOPE_BYTES, MAX_ASKING_PROCESSES, MAX_MESSAGE_BYTES, REMEMBERED_COMMAND_IDS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import type { Call, CallOutcome } from './inflight.ts';
-
-/** Room for the envelope around `Data`. */
-const ENVELOPE_BYTES = 4_096;
 
 export interface InboxOptions {
   readonly pubsub: PubSub;

@@ -1,5 +1,6 @@
 import type { DeviceAnswer } from '@lapi-broker/protocol';
 import { describe, expect, test } from 'vitest';
+import { MAX_LATE_ANSWERS } from '../limits.ts';
 import { type Call, type CallOutcome, Inflight, type WriteResult } from './inflight.ts';
 
 const answer = (cseq: number): DeviceAnswer => ({
@@ -112,6 +113,32 @@ describe('calls of one session', () => {
     inflight.submit(call('/subscription', 10_000, true), 0);
     inflight.answer(1, answer(1), 1);
     expect(written.map((one) => one.url)).toEqual(['/1', '/subscription']);
+  });
+
+  test('calls with priority keep their order among themselves', () => {
+    const { inflight, call, written } = rig({ limit: 1 });
+    inflight.submit(call('/1'), 0);
+    for (const url of ['/a', '/b']) inflight.submit(call(url, 10_000, true), 0);
+    for (const cseq of [1, 2]) inflight.answer(cseq, answer(cseq), 1);
+    expect(written.map((one) => one.url)).toEqual(['/1', '/a', '/b']);
+  });
+
+  test('late answers are kept for the latest timed-out calls that want them, and their numbers are not used again (E11, E13)', () => {
+    const { inflight, call, written } = rig({ limit: MAX_LATE_ANSWERS + 2 });
+    const late: string[] = [];
+    const wants = (url: string): Call => ({ ...call(url, 1_000), answeredLate: () => late.push(url) });
+    inflight.submit(call('/indifferent', 1_000), 0);
+    for (let i = 0; i <= MAX_LATE_ANSWERS; i++) inflight.submit(wants(`/${i}`), 0);
+    inflight.look(1_000);
+    expect(inflight.answer(1, answer(1), 1_001), 'nobody wants it').toBe(false);
+    expect(inflight.answer(2, answer(2), 1_001), 'one too many').toBe(false);
+    expect(inflight.answer(3, answer(3), 1_001)).toBe(true);
+    Object.assign(inflight, { lastCseq: 3 });
+    inflight.submit(call('/next'), 1_001);
+    expect(written.at(-1)?.cseq).toBe(MAX_LATE_ANSWERS + 3);
+    inflight.end();
+    expect(inflight.answer(4, answer(4), 1_001), 'the session is over').toBe(false);
+    expect(late).toEqual(['/1']);
   });
 
   test.each([

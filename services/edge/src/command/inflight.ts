@@ -3,9 +3,11 @@
  *  - Nothing is written before `readyAtMs` (C2); a call that was handed to the socket is never written again (C7).
  *  - Answers are matched on Cseq alone, never on the URL (E10); numbers wrap at 2^31 - 1 and skip pending ones (E11).
  *  - Each call is settled exactly once, by its deadline or at the end of the session at the latest (I4).
+ *  - Whoever wants it still gets the answer that came after the timeout, for 10 minutes; bounded per session, the oldest is given up first.
  *  Not done here: who may write (fence, epoch) is asked through `Line`. */
 
-import type { DeviceAnswer, LapiMethod, ReplyOutcome } from '@lapi-broker/protocol';
+import type { DeviceAnswer, Epoch, LapiMethod, ReplyOutcome } from '@lapi-broker/protocol';
+import { LATE_ANSWER_MS, MAX_LATE_ANSWERS } from '../limits.ts';
 
 const MAX_CSEQ = 2_147_483_647;
 
@@ -21,9 +23,15 @@ export interface Call {
   readonly body: Uint8Array;
   /** Monotonic ms. */
   readonly deadlineMs: number;
-  /** Calls of the subscription keeper go before waiting ones (C3). */
+  /** Calls of the subscription keeper and of the lanes go before waiting ones (C3). */
   readonly priority: boolean;
+  /** Not written under any other epoch (I3); undefined = whoever handed it in has compared. */
+  readonly epoch?: Epoch;
   settle(outcome: CallOutcome): void;
+  /** In the tick of the write. Not called if the session ended inside it; `settle` says `written` then. */
+  written?(): void;
+  /** After it was settled as timed out. A view, as in `settle`. */
+  answeredLate?(response: DeviceAnswer): void;
 }
 
 /** `busy`, `fenced`, `closed`: nothing was written. */
@@ -41,6 +49,8 @@ export class Inflight {
   private readonly readyAtMs: number;
   private readonly pending = new Map<number, Call>();
   private readonly waiting: Call[] = [];
+  /** Timed-out calls by Cseq, oldest first. */
+  private late: Map<number, { readonly call: Call; readonly untilMs: number }> | undefined;
   private lastCseq = 0;
   private ended = false;
 
@@ -74,7 +84,8 @@ export class Inflight {
       return;
     }
     if (call.priority) {
-      this.waiting.unshift(call);
+      const behind = this.waiting.findIndex((other) => !other.priority);
+      this.waiting.splice(behind < 0 ? this.waiting.length : behind, 0, call);
     } else if (this.waiting.length < this.waitingLimit) {
       this.waiting.push(call);
     } else {
@@ -85,7 +96,7 @@ export class Inflight {
   /** False for an unknown or finished Cseq (E13). */
   answer(cseq: number, response: DeviceAnswer, nowMs: number): boolean {
     const call = this.pending.get(cseq);
-    if (call === undefined) return false;
+    if (call === undefined) return this.answerLate(cseq, response);
     this.pending.delete(cseq);
     call.settle({ outcome: 'answered', response });
     if (this.waiting.length > 0) this.writeWaiting(nowMs);
@@ -98,6 +109,7 @@ export class Inflight {
     for (const [cseq, call] of this.pending) {
       if (call.deadlineMs <= nowMs) {
         this.pending.delete(cseq);
+        this.awaitLate(cseq, call, nowMs);
         call.settle({ outcome: 'timeout', written: true });
       } else if (call.deadlineMs < nextMs) nextMs = call.deadlineMs;
     }
@@ -111,6 +123,10 @@ export class Inflight {
         i++;
       }
     }
+    for (const [cseq, { untilMs }] of this.late ?? []) {
+      if (untilMs > nowMs) break;
+      this.late?.delete(cseq);
+    }
     this.writeWaiting(nowMs);
     if (this.waiting.length > 0 && nowMs < this.readyAtMs) nextMs = Math.min(nextMs, this.readyAtMs);
     return nextMs;
@@ -119,6 +135,7 @@ export class Inflight {
   /** The session is over: written calls have an unknown outcome, waiting ones were never sent (D9). */
   end(): void {
     this.ended = true;
+    this.late = undefined;
     const written = [...this.pending.values()];
     const unsent = this.waiting.splice(0);
     this.pending.clear();
@@ -129,6 +146,24 @@ export class Inflight {
   /** Refuses what waits, so that a drain only has to wait for what is out. */
   refuseWaiting(outcome: 'node_draining' | 'broker_unavailable'): void {
     for (const call of this.waiting.splice(0)) call.settle({ outcome, written: false });
+  }
+
+  private awaitLate(cseq: number, call: Call, nowMs: number): void {
+    if (call.answeredLate === undefined) return;
+    this.late ??= new Map();
+    if (this.late.size >= MAX_LATE_ANSWERS) {
+      const oldest = this.late.keys().next();
+      if (!oldest.done) this.late.delete(oldest.value);
+    }
+    this.late.set(cseq, { call, untilMs: nowMs + LATE_ANSWER_MS });
+  }
+
+  private answerLate(cseq: number, response: DeviceAnswer): boolean {
+    const late = this.late?.get(cseq);
+    if (late === undefined) return false;
+    this.late?.delete(cseq);
+    late.call.answeredLate?.(response);
+    return true;
   }
 
   private writeWaiting(nowMs: number): void {
@@ -145,7 +180,10 @@ export class Inflight {
     // Registered before the write: the close callback may run inside it and must find the call.
     this.pending.set(cseq, call);
     const result = this.line.write(call, cseq);
-    if (result === 'written') return;
+    if (result === 'written') {
+      if (this.pending.has(cseq)) call.written?.();
+      return;
+    }
     // Absent when the session ended inside the write: then `end` has settled it.
     if (!this.pending.delete(cseq)) return;
     const outcome = result === 'busy' ? 'device_busy' : result === 'fenced' ? 'broker_unavailable' : 'device_offline';
@@ -155,7 +193,7 @@ export class Inflight {
   private nextCseq(): number {
     do {
       this.lastCseq = this.lastCseq === MAX_CSEQ ? 1 : this.lastCseq + 1;
-    } while (this.pending.has(this.lastCseq));
+    } while (this.pending.has(this.lastCseq) || this.late?.has(this.lastCseq));
     return this.lastCseq;
   }
 }

@@ -57,10 +57,7 @@ export class Conversation {
       {
         monotonicMs: () => host.monotonicMs(),
         submit: (call) => session.submit(call),
-        // Its last call is settled when the session has ended, which then must not come back to the wheel.
-        lookAt: (dueMs) => {
-          if (session.isOpen) host.wheel.lookAt(session, dueMs);
-        },
+        lookAt: (dueMs) => session.lookAt(dueMs),
         changed: (view) => {
           if (session.isOpen) subscriptionChanged(session, view);
         },

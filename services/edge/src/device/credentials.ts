@@ -2,7 +2,7 @@
  *  registers again at once; a copy can be stale only until the claim, which compares the revision, and a failed Sign is always tried again
  *  with a fresh copy. Unknown devices are not remembered. Store away: throws BrokerError `broker_unavailable`. */
 
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { DeviceStore, SecretVault } from '@lapi-broker/device';
 import type { DeviceCode } from '@lapi-broker/protocol';
 import { CREDENTIALS_CACHE_MS, MAX_CACHED_CREDENTIALS } from '../limits.ts';
@@ -22,7 +22,7 @@ interface Cached {
 
 /** Tells whether a session's secret is still active, without keeping the secret in the session. */
 export function fingerprint(secret: string): string {
-  return createHash('sha256').update(secret).digest('base64url').slice(0, 16);
+  return hash('sha256', secret, 'base64url').slice(0, 16);
 }
 
 export class CredentialCache {

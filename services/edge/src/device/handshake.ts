@@ -51,6 +51,8 @@ export interface HandshakeOptions {
   /** Would the claim just made survive the loss of its Redis server (I2)? */
   readonly claimConfirmed: (code: DeviceCode) => Promise<boolean>;
   readonly ownership: Ownership;
+  /** A command waits in a lane of the device (3.2). */
+  readonly lookAtLanes: (session: Session) => void;
   readonly crossings: Crossings;
   readonly sessions: SessionTable;
   readonly maxSessions: number;
@@ -419,6 +421,7 @@ export class Handshake {
         { code, session: session.id, epoch: session.epoch, address: session.address, secret, previous: previous?.node },
         'session.opened',
       );
+      if (claim.laneBusy) this.options.lookAtLanes(session);
       if (won.crossing.crossed || session.node !== ownership.node) ownership.checkSession(session);
       return;
     }

@@ -8,6 +8,7 @@ import type { SendResult, Socket } from '@lapi-broker/http';
 import { type DeviceCode, type Epoch, type NodeId, requestText, type SessionId } from '@lapi-broker/protocol';
 import type { OfflineReason } from '@lapi-broker/routing';
 import { type Call, Inflight, type Line, type WriteResult } from '../command/inflight.ts';
+import type { LaneRunner } from '../command/lane-runner.ts';
 import type { SubscriptionKeeper } from '../event/subscription-keeper.ts';
 import {
   BUSY_SEND_BUFFER_BYTES,
@@ -71,6 +72,8 @@ export class Session implements Timed, Line {
   tags: readonly string[];
   acknowledgement: Buffer | undefined;
   subscription: SubscriptionKeeper | undefined;
+  /** Only while a command waits for the device, or is out. */
+  lanes: LaneRunner | undefined;
   eventSeq = 0;
   /** A drain is about to close it: it takes no further call. */
   leaving = false;
@@ -124,6 +127,21 @@ export class Session implements Timed, Line {
     return this.calls?.pendingCount ?? 0;
   }
 
+  /** Calls that are out, and steps of its lanes that are under way: what a drain waits for. */
+  get unfinished(): number {
+    return this.pendingCalls + (this.lanes?.unfinished ?? 0);
+  }
+
+  /** Does the device not keep up with reading? Then it takes no further call. */
+  get congested(): boolean {
+    return (this.socket?.getBufferedAmount() ?? 0) > BUSY_SEND_BUFFER_BYTES;
+  }
+
+  /** Asks for a look at this time; not once it is over. */
+  lookAt(dueMs: number): void {
+    if (this.socket !== undefined) this.host.wheel.lookAt(this, dueMs);
+  }
+
   /** The socket is open: the acknowledgement goes first (A1). */
   opened(socket: Socket<Session>): void {
     const nowMs = this.host.monotonicMs();
@@ -164,8 +182,8 @@ export class Session implements Timed, Line {
   write(call: Call, cseq: number): WriteResult {
     const socket = this.socket;
     if (socket === undefined) return 'closed';
-    if (socket.getBufferedAmount() > BUSY_SEND_BUFFER_BYTES) return 'busy';
-    if (!this.host.mayWrite(this)) return 'fenced';
+    if (this.congested) return 'busy';
+    if (!this.host.mayWrite(this) || (call.epoch ?? this.epoch) !== this.epoch) return 'fenced';
     const result = socket.send(requestText({ url: call.url, method: call.method, cseq, data: call.body }), false);
     if (result === 2) {
       this.host.metrics.sendDropped.inc();
@@ -223,7 +241,10 @@ export class Session implements Timed, Line {
     }
     const callsMs = this.calls?.look(nowMs) ?? Number.POSITIVE_INFINITY;
     const subscriptionMs = this.subscription?.look(nowMs) ?? Number.POSITIVE_INFINITY;
-    return this.socket === undefined ? Number.POSITIVE_INFINITY : Math.min(silentAtMs, callsMs, subscriptionMs);
+    const lanesMs = this.lanes?.look(nowMs) ?? Number.POSITIVE_INFINITY;
+    return this.socket === undefined
+      ? Number.POSITIVE_INFINITY
+      : Math.min(silentAtMs, callsMs, subscriptionMs, lanesMs);
   }
 
   /** Ends the session from this side; the first reason counts. Never waits for the device (D7). */
@@ -246,6 +267,7 @@ export class Session implements Timed, Line {
     this.host.wheel.remove(this);
     this.subscription = undefined;
     this.calls?.end();
+    this.lanes = undefined;
     this.host.sessionEnded(this, this.endReason);
   }
 }

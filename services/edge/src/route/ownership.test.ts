@@ -26,6 +26,7 @@ async function node() {
     nowMs: clock.nowMs,
   });
   const sessions = new SessionTable();
+  const looked: string[] = [];
   const metrics = createEdgeMetrics(createMetrics('edge'));
   const ownership: Ownership = new Ownership({
     nodeName: 'edge-1',
@@ -40,6 +41,7 @@ async function node() {
     log: createLog({ service: 'edge', level: 'silent' }),
     load: () => ({ sessions: 0, registrations: 0, loopLagMs: 0 }),
     checkProvisioning: () => Promise.resolve(),
+    lookAtLanes: (session) => looked.push(session.id),
     tellSuperseded: () => Promise.resolve(true),
     listenAs: () => Promise.resolve(),
   });

@@ -4,7 +4,8 @@
  *    incarnation and re-claims the sessions it still holds, in batches, each by a compare on its epoch (design §4, I3).
  *  - Store away: sockets stay, the fence ends command writes after 7 s, renewal goes on trying; on return the lease is renewed or the
  *    node re-claims. Releases that failed are kept, bounded, and repeated.
- *  - After a gap in the inbox every session is compared with the registry, because a `superseded` may have been lost (3.3).
+ *  - After a gap in the inbox every session is compared with the registry, because a `superseded` may have been lost (3.3), and so may a wake-up
+ *    of its lanes.
  *  joining → held ⇄ overdue → lapsed → joining …, or → left. */
 
 import { randomBytes } from 'node:crypto';
@@ -52,6 +53,8 @@ export interface OwnershipOptions {
   readonly checkProvisioning: (session: Session) => Promise<void>;
   /** False if the message certainly did not leave this process. */
   readonly tellSuperseded: (node: NodeId, code: DeviceCode, epoch: Epoch) => Promise<boolean>;
+  /** A command may wait in a lane of the device: the hint that said so may have been lost. */
+  readonly lookAtLanes: (session: Session) => void;
   /** Moves the inbox to the channel of this incarnation; resolves when the store has confirmed it. */
   readonly listenAs: (node: NodeId) => Promise<void>;
 }
@@ -100,7 +103,7 @@ export class Ownership implements Part {
 
   /** Asked in the tick of every command write (D8). A session of an earlier incarnation may belong to somebody else until it is claimed
    *  again (I3). */
-  mayWrite(session: Session): boolean {
+  mayWrite(session: Pick<Session, 'node'>): boolean {
     return this.mayClaim && session.node === this.current;
   }
 
@@ -208,10 +211,11 @@ export class Ownership implements Part {
     session.node = to;
     session.epoch = result.epoch;
     if (gone) await this.release(session, session.reason ?? 'closed');
+    else if (result.laneBusy) this.options.lookAtLanes(session);
   }
 
-  /** After a gap in the inbox: what was claimed elsewhere is closed, what belongs to an earlier incarnation is claimed again. A check that
-   *  is asked for while one runs follows it; one that failed is repeated by the beat, once the lease is confirmed again. */
+  /** After a gap in the inbox: what was claimed elsewhere is closed, what belongs to an earlier incarnation is claimed again, and lanes are
+   *  looked at. A check that is asked for while one runs follows it; one that failed is repeated by the beat, once the lease is confirmed again. */
   checkSessions(): Promise<void> {
     this.checkDue = true;
     this.checking ??= this.checkWhileDue().finally(() => {
@@ -347,7 +351,8 @@ export class Ownership implements Part {
   }
 
   private async checkOwner(session: Session): Promise<void> {
-    const { owner } = await this.options.registry.lookUp(session.code);
+    const { registry, lookAtLanes } = this.options;
+    const [{ owner }, laneBusy] = await Promise.all([registry.lookUp(session.code), registry.laneBusy(session.code)]);
     if (!session.isOpen || session.node !== this.current) return;
     if (owner === undefined) {
       // Reaped, or the row was lost with the store's last writes: the same compare as after a fence decides.
@@ -357,6 +362,6 @@ export class Ownership implements Part {
     } else if (owner.session !== session.id) {
       // The store fell back behind our claim; a new registration puts it right.
       session.close(1000, 'claim forgotten', 'fenced');
-    }
+    } else if (laneBusy) lookAtLanes(session);
   }
 }

@@ -1,0 +1,104 @@
+import type { AttemptEnd, EndedCommand, SettleResult } from '@lapi-broker/lane';
+import { BrokerError, type CommandId, type DeviceCode, type Epoch, type InstanceId } from '@lapi-broker/protocol';
+import { createLog, createMetrics } from '@lapi-broker/telemetry';
+import { expect, test } from 'vitest';
+import { MAX_UNHEARD_BYTES, MAX_UNHEARD_ENDS, UNHEARD_END_MS, UNHEARD_REPEAT_MS } from '../limits.ts';
+import { createEdgeMetrics } from '../metrics.ts';
+import { LaneJournal } from './lane-journal.ts';
+
+const TIMED_OUT: AttemptEnd = { kind: 'timed_out' };
+const answered = (bytes: number): AttemptEnd => ({
+  kind: 'answered',
+  success: true,
+  responseCode: 0,
+  body: Buffer.alloc(bytes),
+});
+
+function rig() {
+  const state = { isAway: false, nowMs: 0, tries: 0 };
+  const taken: string[] = [];
+  const heard: string[] = [];
+  const told: EndedCommand[] = [];
+  const take = async (id: CommandId): Promise<SettleResult> => {
+    state.tries++;
+    if (state.isAway) throw new BrokerError('broker_unavailable', 'away');
+    taken.push(id);
+    return { status: 'settled', ended: { id, state: 'timed_out', replyTo: 'who' as InstanceId }, late: false };
+  };
+  const journal = new LaneJournal({
+    line: { settle: async (_code, id) => await take(id), giveBack: async (_code, id) => await take(id) },
+    monotonicMs: () => state.nowMs,
+    ended: (command) => told.push(command),
+    metrics: createEdgeMetrics(createMetrics('edge')),
+    log: createLog({ service: 'edge', level: 'silent' }),
+  });
+  const settle = async (): Promise<void> => {
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  return {
+    state,
+    taken,
+    heard,
+    told,
+    journal,
+    settle,
+    report(id: string, end: AttemptEnd | undefined = TIMED_OUT): void {
+      journal.report({
+        attempt: { code: 'DEVICE-1' as DeviceCode, id: id as CommandId, epoch: 1 as Epoch, attempt: 1 },
+        end,
+        heard: () => void heard.push(id),
+      });
+    },
+    async pass(ms: number): Promise<void> {
+      state.nowMs += ms;
+      journal.look(state.nowMs);
+      await settle();
+    },
+  };
+}
+
+test('an end that the store did not take is told again until it does, then whoever waits for it', async () => {
+  const { state, taken, heard, told, journal, report, settle, pass } = rig();
+  state.isAway = true;
+  report('a');
+  report('b', undefined);
+  await settle();
+  await pass(UNHEARD_REPEAT_MS);
+  await pass(UNHEARD_REPEAT_MS - 1);
+  expect([taken, heard, journal.size, state.tries]).toEqual([[], [], 2, 4]);
+  state.isAway = false;
+  await pass(UNHEARD_REPEAT_MS);
+  expect([taken, heard, journal.size]).toEqual([['a', 'b'], ['a', 'b'], 0]);
+  expect(told.map(({ id }) => id)).toEqual(['a', 'b']);
+});
+
+test('what waits for the store is bounded in number, bytes and time; the oldest goes first and is given up', async () => {
+  const { state, heard, journal, report, settle, pass } = rig();
+  state.isAway = true;
+  for (let i = 0; i <= MAX_UNHEARD_ENDS; i++) report(`n${i}`);
+  await settle();
+  expect([journal.size, heard]).toEqual([MAX_UNHEARD_ENDS, ['n0']]);
+  report('large', answered(MAX_UNHEARD_BYTES - 1));
+  await settle();
+  expect(heard).toEqual(['n0', 'n1']);
+  report('straw', answered(2));
+  await settle();
+  expect([journal.size, heard.at(-1)]).toEqual([1, 'large']);
+  await pass(UNHEARD_END_MS);
+  expect([journal.size, heard.at(-1)]).toEqual([0, 'straw']);
+});
+
+test('a stop tells the store once more what it has not heard, then lets go', async () => {
+  const { state, taken, heard, journal, report, settle } = rig();
+  state.isAway = true;
+  report('a');
+  await settle();
+  state.isAway = false;
+  report('b');
+  await journal.stop();
+  expect(taken).toEqual(['b', 'a']);
+  state.isAway = true;
+  report('c');
+  await journal.stop();
+  expect([taken, heard, journal.size]).toEqual([['b', 'a'], ['b', 'a', 'c'], 0]);
+});
