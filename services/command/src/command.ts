@@ -1,5 +1,5 @@
 /** Puts a command process together: which part needs which, and in what order they start. Nothing is decided here.
- *  Start: probes → store → time, directory, reply channel → event feed → API listener. Stop runs backwards; a drain stops listening, then
+ *  Start: probes → store → time, directory, lanes, reply channel → event feed → API listener. Stop runs backwards; a drain stops listening, then
  *  waits for the calls in progress.
  *  Redis has to be there at the start (the shard count is checked before anything else); when it goes away later the process stays, is
  *  not ready, and answers `broker_unavailable`. */
@@ -29,10 +29,13 @@ import { renderDocsPage } from './http/docs-page.ts';
 import type { ApiObserver } from './http/observer.ts';
 import { createOpenApi } from './http/openapi.ts';
 import type { EventConnections } from './http/stream.ts';
+import { createJobs } from './job/parts.ts';
+import { createLanes } from './lane/parts.ts';
 import { LIMITS } from './limits.ts';
 import { createCommandMetrics } from './metrics.ts';
 import { NodeWatch } from './node/node-watch.ts';
 import { createReapLock, Reaper } from './node/reaper.ts';
+import { createSchedules } from './schedule/parts.ts';
 
 export const VERSION = '0.1.0';
 
@@ -56,6 +59,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
 
   const instance = `c${customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 15)()}` as InstanceId;
   const state = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  const submits = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
   const streamMaxLength = config.LAPI_STREAM_MAX_LENGTH;
   const pubsub = new RedisPubSub({ state, onEvent });
@@ -100,12 +104,54 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
       time: redisClock,
       owners: new OwnerCache(config.LAPI_OWNER_CACHE_ENTRIES, config.LAPI_OWNER_CACHE_MS),
       meter: counts.meter,
+      onEnded: (id) => lanes.onEnded(id),
       monotonicMs,
       random: Math.random,
     },
     { pendingCommands: config.LAPI_PENDING_COMMANDS, sweepMs: LIMITS.sweepMs, replyGraceMs: LIMITS.replyGraceMs },
   );
   metrics.observed('lapi_commands_pending', 'Direct commands in progress.', () => dispatch.pendingCount);
+  const lanes = createLanes({
+    config,
+    state,
+    submits,
+    keyspace,
+    pubsub,
+    time: redisClock,
+    instance,
+    dispatch,
+    metrics,
+    log,
+    onEvent,
+    monotonicMs,
+  });
+  const jobs = createJobs({
+    config,
+    state,
+    submits,
+    keyspace,
+    stream,
+    registry,
+    nodes,
+    devices,
+    lanes,
+    time: redisClock,
+    metrics,
+    log,
+    onEvent,
+  });
+  const schedules = createSchedules({
+    config,
+    state,
+    keyspace,
+    stream,
+    commands: lanes.commands,
+    jobs: jobs.jobs,
+    time: redisClock,
+    metrics,
+    log,
+    onEvent,
+  });
   const perSecond = config.LAPI_KEY_REQUESTS_PER_SECOND;
   const access = new Access(keys, new RateLimit(perSecond, 2 * perSecond, LIMITS.apiKeys), LIMITS, monotonicMs);
   const feed = new EventFeed({ stream, shardOf: (code) => keyspace.shardOf(code), clock, log });
@@ -150,6 +196,9 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     policy: new PathPolicy(),
     keys,
     dispatch,
+    lanes,
+    jobs: jobs.jobs,
+    schedules: schedules.schedules,
     devices,
     vault: createSecretVault({
       current: Buffer.from(config.LAPI_SECRET_KEY, 'base64'),
@@ -210,17 +259,22 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     {
       name: 'store',
       start: async () => {
-        await ready(state, CONNECT_DEADLINE_MS);
+        await Promise.all([ready(state, CONNECT_DEADLINE_MS), ready(submits, CONNECT_DEADLINE_MS)]);
         await checkMeta(state, keyspace);
         if (config.LAPI_API_KEY !== undefined) await storeBootstrapKey(keys, config.LAPI_API_KEY, clock.nowMs());
       },
-      stop: () => closeConnection(state),
+      stop: async () => {
+        await Promise.all([closeConnection(state), closeConnection(submits)]);
+      },
     },
     { name: 'stream', stop: () => stream.stop() },
     { name: 'bus', stop: () => pubsub.stop() },
     time,
     reaper,
     nodes,
+    ...lanes.parts,
+    ...jobs.parts,
+    ...schedules.parts,
     dispatch,
     feed,
     {

@@ -61,6 +61,12 @@ export const CommandSettings = z
       .min(100)
       .default(10_000)
       .describe('Events kept per shard for replay (approximately); the same number as on the edges.'),
+    LAPI_CONFIRM_COMMANDS: z
+      .enum(['auto', 'off'])
+      .default('auto')
+      .describe(
+        'auto: where Redis has replicas (Sentinel, Cluster), a queued command is accepted once a replica has it, else 503; off: a failover may forget the last ones.',
+      ),
     LAPI_DRAIN_SECONDS: z.coerce
       .number()
       .int()

@@ -50,6 +50,59 @@ export const LIMIT_VARIABLES = {
     .describe(
       'How long a looked-up owner is used before the next look-up, in ms. A wrong one costs a refusal and a second look-up.',
     ),
+  LAPI_LANE_COMMANDS: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(10_000)
+    .default(100)
+    .describe('Commands that wait in one lane of one device; above it 429 `lane_full`.'),
+  LAPI_LANE_BYTES: z.coerce
+    .number()
+    .int()
+    .min(1024)
+    .max(1024 * MiB)
+    .default(25 * MiB)
+    .describe('URLs and bodies of all commands that wait for one device, in bytes; above it 429 `lane_full`.'),
+  LAPI_WAITING_COMMANDS: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(10_000_000)
+    .default(100_000)
+    .describe(
+      'Commands that wait for all devices together; above it 429. Counted again each second, so several processes may pass it by what they take in one.',
+    ),
+  LAPI_COMMAND_KEEP_SECONDS: z.coerce
+    .number()
+    .int()
+    .min(60)
+    .max(30 * 24 * 3_600)
+    .default(86_400)
+    .describe('How long the record of a command is kept after its end.'),
+  LAPI_JOBS_ACTIVE: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(10_000)
+    .default(100)
+    .describe('Jobs that have not ended, of the whole installation; above it 429.'),
+  LAPI_JOBS_KEPT: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(100_000)
+    .default(200)
+    .describe(
+      'Jobs kept, ended ones included, at most for 7 days; the oldest go first. One of 10,000 devices takes about 2 MB of Redis.',
+    ),
+  LAPI_SCHEDULES: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(10_000)
+    .default(1_000)
+    .describe('Schedules of the whole installation, paused ones included; above it 429.'),
   LAPI_KEY_REQUESTS_PER_SECOND: z.coerce
     .number()
     .min(0)
@@ -66,6 +119,36 @@ export const LIMITS = {
   timeoutMs: { min: 1_000, max: 60_000, default: 10_000 },
   /** Direct commands: time to wait for an offline device to come; 0 = do not wait. */
   connectTimeoutMs: { min: 0, max: 60_000, default: 0 },
+  /** `data` of a command that is kept: one that waits in a lane, or has an Idempotency-Key. */
+  keptBodyBytes: 256 * 1024,
+  /** Queued commands: for how long they are tried at all. */
+  ttlMs: { min: 1_000, max: 7 * 24 * 3_600_000, default: 24 * 3_600_000 },
+  /** Queued commands: how long the request stays open for the end. */
+  waitMs: { min: 0, max: 30_000 },
+  attempts: { min: 1, max: 10, default: 3 },
+  backoffMs: { min: 100, max: 60_000, default: 1_000 },
+  coalesceKey: 64,
+  idempotencyKey: 128,
+  /** Commands of one page of a device's history. */
+  historyPage: { min: 1, max: 200, default: 50 },
+  /** Pages that one request reads at most to find commands in a state. */
+  historyScan: 10,
+  /** Requests of one process that wait for the end of a recorded command; a further one is answered at once with what is known. */
+  waiters: 20_000,
+  /** Between two passes over all lanes that are due. */
+  tendMs: 2_000,
+  /** Between two counts of all waiting commands. */
+  waitingMs: 1_000,
+  /** Devices tended per shard and pass. */
+  tendBatch: 500,
+  /** Of them at once. */
+  tendConcurrency: 32,
+  /** Between two looks at the memory of the store. */
+  pressureMs: 2_000,
+  /** Share of the store's memory from which no command is queued any more, in percent. */
+  pressurePercent: 80,
+  /** A submit that reaches the store later than this does nothing. */
+  submitMs: 3_000,
   /** Time past a command's deadline in which the owning node's own verdict may still arrive. */
   replyGraceMs: 250,
   /** Between two sweeps over the pending commands: the resolution of every deadline here. */

@@ -10,7 +10,9 @@
 import type { PublishResult, PubSub, Subscription } from '@lapi-broker/bus';
 import {
   BrokerError,
+  type CommandId,
   type DeviceCode,
+  decodeEndedFrame,
   decodeReplyFrame,
   encodeCommandFrame,
   type InstanceId,
@@ -85,6 +87,8 @@ export interface DispatchParts {
   readonly time: StoreTime;
   readonly owners: OwnerCache;
   readonly meter: DispatchMeter;
+  /** The reply channel also tells of recorded commands that ended. */
+  readonly onEnded?: (id: CommandId) => void;
   readonly monotonicMs: () => number;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
@@ -341,7 +345,9 @@ export class Dispatch {
   #onFrame(bytes: Buffer): void {
     const frame = decodeReplyFrame(bytes);
     if (frame === undefined) {
-      this.#parts.meter.foreignFrame();
+      const ended = decodeEndedFrame(bytes);
+      if (ended === undefined) this.#parts.meter.foreignFrame();
+      else this.#parts.onEnded?.(ended);
       return;
     }
     const call = this.#pending.get(frame.id);

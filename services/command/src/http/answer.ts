@@ -16,7 +16,7 @@ export type Answer =
   | { readonly kind: 'empty'; readonly status: number }
   | ({ readonly kind: 'problem'; readonly error: ErrorCode } & Pick<
       ProblemCase,
-      'detail' | 'command' | 'faults' | 'headers'
+      'detail' | 'command' | 'faults' | 'headers' | 'retryable'
     > & {
         readonly method?: string;
       });

@@ -4,16 +4,37 @@
 
 import type { RequestHandler, ServerBuilder } from '@lapi-broker/http';
 import { allows, missingScope } from '../access/access.ts';
+import { JOB_LIMITS } from '../job/job-limits.ts';
 import type { Broker } from './broker.ts';
 import { Exchange, type ExchangeRoute } from './exchange.ts';
 import type { ApiObserver } from './observer.ts';
 import type { DocumentedRoute } from './openapi.ts';
 import type { Operation, RawOperation } from './operation.ts';
-import { createCommand, passThrough } from './routes/call.ts';
+import { passThrough } from './routes/call.ts';
+import { cancelCommand, createCommand, listCommands, readCommand, retryCommand } from './routes/command.ts';
 import { disconnectDevice, listDevices, promoteSecret, putDevice, readDevice, removeDevice } from './routes/device.ts';
 import { live, readDocs, readDocument, readDocumentAlias, ready } from './routes/document.ts';
+import {
+  cancelJob,
+  createJob,
+  exportTargets,
+  listJobs,
+  listTargets,
+  pauseJob,
+  readJob,
+  resumeJob,
+  retryJob,
+} from './routes/job.ts';
 import { createKey, deleteKey, listKeys } from './routes/key.ts';
 import { listNodes } from './routes/node.ts';
+import {
+  createSchedule,
+  deleteSchedule,
+  listSchedules,
+  pauseSchedule,
+  readSchedule,
+  resumeSchedule,
+} from './routes/schedule.ts';
 import { EVENT_OPERATIONS, type EventConnections, type EventRouteParts, registerEventRoutes } from './stream.ts';
 
 export interface Route extends DocumentedRoute {
@@ -23,6 +44,27 @@ export interface Route extends DocumentedRoute {
 export const ROUTES: readonly Route[] = [
   { method: 'ANY', path: '/v1/devices/:code/LAPI/*', operation: passThrough },
   { method: 'POST', path: '/v1/devices/:code/commands', operation: createCommand },
+  { method: 'GET', path: '/v1/devices/:code/commands', operation: listCommands },
+  { method: 'GET', path: '/v1/commands/:id', operation: readCommand },
+  { method: 'DELETE', path: '/v1/commands/:id', operation: cancelCommand },
+  { method: 'POST', path: '/v1/commands/:id/retry', operation: retryCommand },
+
+  { method: 'GET', path: '/v1/jobs', operation: listJobs },
+  { method: 'POST', path: '/v1/jobs', operation: createJob },
+  { method: 'GET', path: '/v1/jobs/:id', operation: readJob },
+  { method: 'POST', path: '/v1/jobs/:id/pause', operation: pauseJob },
+  { method: 'POST', path: '/v1/jobs/:id/resume', operation: resumeJob },
+  { method: 'POST', path: '/v1/jobs/:id/cancel', operation: cancelJob },
+  { method: 'POST', path: '/v1/jobs/:id/retry-failed', operation: retryJob },
+  { method: 'GET', path: '/v1/jobs/:id/targets', operation: listTargets },
+  { method: 'GET', path: '/v1/jobs/:id/targets.csv', operation: exportTargets },
+
+  { method: 'GET', path: '/v1/schedules', operation: listSchedules },
+  { method: 'POST', path: '/v1/schedules', operation: createSchedule },
+  { method: 'GET', path: '/v1/schedules/:id', operation: readSchedule },
+  { method: 'DELETE', path: '/v1/schedules/:id', operation: deleteSchedule },
+  { method: 'POST', path: '/v1/schedules/:id/pause', operation: pauseSchedule },
+  { method: 'POST', path: '/v1/schedules/:id/resume', operation: resumeSchedule },
 
   { method: 'GET', path: '/v1/devices', operation: listDevices },
   { method: 'GET', path: '/v1/devices/:code', operation: readDevice },
@@ -121,9 +163,14 @@ function serve(operation: Operation | RawOperation, route: ExchangeRoute, broker
   };
 }
 
+function bodyLimitOf(limit: Operation['bodyLimit'], broker: Broker): number {
+  if (limit === 'job') return JOB_LIMITS.requestBytes;
+  return limit === 'direct' ? broker.directBodyBytes : broker.apiBodyBytes;
+}
+
 async function run(operation: Operation, exchange: Exchange, broker: Broker): Promise<void> {
-  const { scope, bodyLimit } = operation;
-  const limitBytes = bodyLimit === 'direct' ? broker.directBodyBytes : broker.apiBodyBytes;
+  const { scope, orScope, bodyLimit } = operation;
+  const limitBytes = bodyLimitOf(bodyLimit, broker);
   const answering = scope === undefined ? undefined : broker.access.authenticate(exchange.request);
   if (answering !== undefined && !(answering instanceof Promise) && answering.status === 'refused')
     return exchange.refuse(answering);
@@ -132,7 +179,7 @@ async function run(operation: Operation, exchange: Exchange, broker: Broker): Pr
     bodyLimit !== undefined && exchange.hasBody ? exchange.readBody(limitBytes, broker.bodies) : undefined;
   const caller = await answering;
   if (caller?.status === 'refused') return exchange.refuse(caller);
-  if (caller !== undefined && scope !== undefined && !allows(caller, scope))
+  if (caller !== undefined && scope !== undefined && !allows(caller, scope) && !allows(caller, orScope ?? scope))
     return exchange.refuse(missingScope(scope));
   const read = await reading;
   if (read === undefined || read.status === 'read') {

@@ -8,7 +8,10 @@ import type { Access } from '../access/access.ts';
 import type { ApiKeyStore } from '../access/api-key.ts';
 import type { PathPolicy } from '../access/policy.ts';
 import type { Dispatch } from '../dispatch/dispatch.ts';
+import type { Jobs } from '../job/jobs.ts';
+import type { Lanes } from '../lane/parts.ts';
 import type { NodeWatch } from '../node/node-watch.ts';
+import type { Schedules } from '../schedule/schedules.ts';
 import type { BodyBudget } from './body-budget.ts';
 
 export interface Broker {
@@ -16,13 +19,16 @@ export interface Broker {
   readonly policy: Pick<PathPolicy, 'judge'>;
   readonly keys: ApiKeyStore;
   readonly dispatch: Pick<Dispatch, 'call' | 'begin'>;
+  readonly lanes: Pick<Lanes, 'commands' | 'calls' | 'history'>;
+  readonly jobs: Jobs;
+  readonly schedules: Schedules;
   readonly devices: DeviceStore;
   readonly vault: Pick<SecretVault, 'seal'>;
   readonly registry: Pick<OwnerRegistry, 'lookUp'>;
   readonly directory: Pick<NodeDirectory, 'list'>;
   readonly nodes: Pick<NodeWatch, 'liveness' | 'refresh'>;
   readonly pubsub: Pick<PubSub, 'publish'>;
-  readonly keyspace: Pick<Keyspace, 'inbox'>;
+  readonly keyspace: Pick<Keyspace, 'inbox' | 'shardOf'>;
   /** Names of the profiles that a device may have. */
   readonly profiles: readonly string[];
   readonly allowWeakSecrets: boolean;

@@ -61,7 +61,9 @@ export interface OpenApiDocument {
 }
 
 const TAGS = [
-  { name: 'Commands', description: 'LAPI calls to devices, made now or not at all.' },
+  { name: 'Commands', description: 'LAPI calls to devices: now, or when they can be delivered.' },
+  { name: 'Jobs', description: 'One command for many devices.' },
+  { name: 'Schedules', description: 'Commands and jobs at the moments of a timetable.' },
   { name: 'Events', description: 'What devices send, live and from where a subscriber left off.' },
   { name: 'Devices', description: 'The fleet: provisioning, sessions, rotation of secrets.' },
   { name: 'Nodes', description: 'The edge processes that hold the sessions.' },
@@ -128,7 +130,7 @@ function describeOperation(
   schemas: Components,
   problem: JsonObject,
 ): OpenApiOperation {
-  const { tag, summary, description, scope, params, query, headers, body, bodyExample } = operation;
+  const { tag, summary, description, scope, orScope, params, query, headers, body, bodyExample } = operation;
   const parameters = [
     ...parametersOf(params, 'path', schemas),
     ...(path.endsWith('*') ? [REST] : []),
@@ -141,7 +143,7 @@ function describeOperation(
     tags: [tag],
     summary,
     ...(description === undefined ? {} : { description }),
-    ...(scope === undefined ? {} : { 'x-scope': scope }),
+    ...(scope === undefined ? {} : { 'x-scope': orScope === undefined ? scope : `${scope} or ${orScope}` }),
     security: scope === undefined ? [] : [{ key: [] }],
     ...(parameters.length === 0 ? {} : { parameters }),
     ...(body === undefined

@@ -29,6 +29,8 @@ export interface OperationDoc {
   readonly description?: string;
   /** undefined = open to everybody. */
   readonly scope: Scope | undefined;
+  /** Is enough as well. */
+  readonly orScope?: Scope;
   readonly params?: z.ZodObject;
   readonly query?: z.ZodObject;
   /** Request headers; names as written. */
@@ -59,10 +61,12 @@ export interface RawInput {
   readonly exchange: Exchange;
 }
 
+export type BodyLimit = 'api' | 'direct' | 'job';
+
 export interface Operation extends OperationDoc {
   readonly kind: 'operation';
   /** Which bound of the broker holds for the body; undefined = no body is read. */
-  readonly bodyLimit: 'api' | 'direct' | undefined;
+  readonly bodyLimit: BodyLimit | undefined;
   run(input: RawInput, broker: Broker): Answer | Promise<Answer>;
 }
 
@@ -80,7 +84,7 @@ interface Spec<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType
   readonly params?: P;
   readonly query?: Q;
   readonly body?: B;
-  readonly bodyLimit?: 'api' | 'direct';
+  readonly bodyLimit?: BodyLimit;
   /** From bytes to the value that `body` validates; JSON when absent. */
   readonly decode?: (bytes: Buffer) => Decoded;
   readonly handle: (call: Call<z.output<P>, z.output<Q>, z.output<B>>, broker: Broker) => Answer | Promise<Answer>;

@@ -19,8 +19,16 @@ export interface ProblemCase {
   /** LAPI or HTTP method, for codes that are retryable for GET only. */
   readonly method: string;
   /** Present when the call was about a command to a device. `written`: bytes of it reached, or may have reached, the device's socket. */
-  readonly command?: { readonly written: boolean; readonly id?: string; readonly state?: string };
+  readonly command?: {
+    readonly written: boolean;
+    /** When absent, what `written` alone tells. */
+    readonly executed?: 'yes' | 'no' | 'maybe';
+    readonly id?: string;
+    readonly state?: string;
+  };
   readonly faults?: readonly Fault[];
+  /** Overrides the code's own. */
+  readonly retryable?: boolean;
   /** Overrides the code's own. */
   readonly retryAfterMs?: number;
   readonly headers?: HeaderList;
@@ -48,11 +56,11 @@ export function createProblem(code: ErrorCode, about: ProblemCase): Problem {
     code,
     error: code,
     source: 'broker',
-    retryable: retryable === 'get' ? about.method === 'GET' : retryable,
+    retryable: about.retryable ?? (retryable === 'get' ? about.method === 'GET' : retryable),
     written: command?.written ?? false,
     ...(command === undefined
       ? {}
-      : { executed: command.written ? 'maybe' : 'no', id: command.id, state: command.state }),
+      : { executed: command.executed ?? (command.written ? 'maybe' : 'no'), id: command.id, state: command.state }),
     cause,
     remedy,
     ...(faults === undefined ? {} : { errors: faults }),

@@ -1,7 +1,8 @@
 /** The shapes of the API: what is accepted (closed schemas: an unknown member is an error, reliability T8) and what is answered.
  *  They validate requests and make the OpenAPI document. Times are RFC 3339 in UTC. No answer ever holds a secret (protocol S3). */
 
-import { type DeviceCode, ERRORS, isDeviceCode, LAPI_METHODS } from '@lapi-broker/protocol';
+import { COMMAND_STATES } from '@lapi-broker/lane';
+import { type DeviceCode, ERRORS, isDeviceCode } from '@lapi-broker/protocol';
 import { z } from 'zod';
 import { SCOPES } from '../access/api-key.ts';
 import { LIMITS } from '../limits.ts';
@@ -59,6 +60,11 @@ export const DeviceChange = z
       .refine((tags) => new Set(tags).size === tags.length, 'must not hold a tag twice')
       .optional()
       .describe('Replaces all tags.'),
+    firmware: z
+      .string()
+      .regex(/^[^,\p{Cc}\p{Cs}]{0,64}$/u, 'must be at most 64 characters without commas and control characters')
+      .optional()
+      .describe('As your inventory knows it, for filters. The broker does not ask the device.'),
     enabled: z.boolean().optional().describe('False closes the session and refuses registrations.'),
   })
   .describe('Absent members keep what is stored.')
@@ -91,6 +97,7 @@ export const DeviceView = z
     type: z.string(),
     profile: z.string(),
     tags: z.array(z.string()),
+    firmware: z.string().describe('As provisioned.'),
     enabled: z.boolean(),
     hasNextSecret: z.boolean().describe('Is a rotation under way?'),
     revision: z.number().int().describe('Raised by each change of the provisioning.'),
@@ -121,44 +128,13 @@ export const DeviceListQuery = z.strictObject({
   online: z.enum(['true', 'false']).optional().describe('Only devices with, or without, a session.'),
   type: z.string().max(64).optional().describe('Only devices with this `type`.'),
   tag: z.string().max(64).optional().describe('Only devices with this tag.'),
+  firmware: z
+    .string()
+    .max(65)
+    .optional()
+    .describe('Only devices with this `firmware`; with `*` at its end, those whose firmware begins so.'),
   node: z.string().max(128).optional().describe('Only devices on this node: its name, or its name and incarnation.'),
 });
-
-const timeoutMs = z
-  .number()
-  .int()
-  .min(LIMITS.timeoutMs.min)
-  .max(LIMITS.timeoutMs.max)
-  .default(LIMITS.timeoutMs.default)
-  .describe('How long the device may take to answer, in ms.');
-const connectTimeoutMs = z
-  .number()
-  .int()
-  .min(LIMITS.connectTimeoutMs.min)
-  .max(LIMITS.connectTimeoutMs.max)
-  .default(LIMITS.connectTimeoutMs.default)
-  .describe(
-    'How long to wait for an offline device to come, in ms, before the time for the answer begins. 0 = answer at once.',
-  );
-
-export const MODES = ['direct'] as const;
-
-export const CommandRequest = z
-  .strictObject({
-    mode: z
-      .enum(MODES, 'the only mode is "direct": the call is made now or not at all')
-      .default('direct')
-      .describe('`direct`: the call is made now or not at all. No other mode exists.'),
-    method: z.enum(LAPI_METHODS),
-    url: z.string().min(1).max(LIMITS.urlBytes).describe('RequestURL with its query; starts with /LAPI/.'),
-    data: z
-      .unknown()
-      .optional()
-      .describe('`Data` of the request: any JSON, passed on byte by byte. Absent or null = `{}`.'),
-    timeoutMs,
-    connectTimeoutMs,
-  })
-  .meta({ id: 'CommandRequest' });
 
 /** Of the pass-through route; header values are text. */
 export const CallHeaders = z.object({
@@ -271,9 +247,9 @@ export const ProblemDocument = z
     source: z.literal('broker').describe('Tells a problem of the broker from an answer of the device.'),
     retryable: z.boolean().describe('May the same call be made again without risk?'),
     written: z.boolean().describe("Did, or may, bytes of the command have reached the device's socket?"),
-    executed: z.enum(['no', 'maybe']).optional().describe('Commands only. maybe: the device may have acted.'),
+    executed: z.enum(['yes', 'no', 'maybe']).optional().describe('Commands only. maybe: the device may have acted.'),
     id: z.string().optional().describe('Of the command, where it has one.'),
-    state: z.enum(['failed', 'expired', 'timed_out', 'unknown']).optional(),
+    state: z.enum(COMMAND_STATES).optional().describe('Of the command, where it has one.'),
     cause: z.string().describe('What this code means.'),
     remedy: z.string().describe('What the caller can do.'),
     errors: z

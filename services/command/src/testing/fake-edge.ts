@@ -1,7 +1,9 @@
 /** For tests: what an edge node is to the command service. It takes a lease and claims devices in the real registry, listens on its real
- *  inbox and answers frames as a test says. No sockets, no protocol: what a device would do is a function. */
+ *  inbox, answers frames as a test says, and, with a line, serves the lanes of its devices the same way, one command at a time.
+ *  No sockets, no protocol: what a device would do is a function. */
 
 import type { PubSub, Subscription } from '@lapi-broker/bus';
+import { type BegunCommand, type EndedCommand, LANES, type LaneLine, type LaneName } from '@lapi-broker/lane';
 import {
   type CommandFrame,
   type ControlMessage,
@@ -9,6 +11,7 @@ import {
   decodeCommandFrame,
   decodeControlFrame,
   type Epoch,
+  encodeEndedFrame,
   encodeReplyFrame,
   type NodeId,
   newNodeId,
@@ -24,10 +27,11 @@ export interface FakeEdgeParts {
   readonly keyspace: Keyspace;
   readonly registry: OwnerRegistry;
   readonly directory: NodeDirectory;
+  readonly line?: LaneLine;
 }
 
 /** Undefined = silence. */
-export type Device = (frame: CommandFrame) => Partial<ReplyFrame> | undefined;
+export type Device = (frame: Pick<CommandFrame, 'code' | 'method' | 'url' | 'body'>) => Partial<ReplyFrame> | undefined;
 
 const ANSWER: ReplyFrame = {
   id: 0,
@@ -44,6 +48,8 @@ export class FakeEdge {
   readonly node: NodeId;
   readonly frames: CommandFrame[] = [];
   readonly control: ControlMessage[] = [];
+  /** Commands from lanes, in the order in which they were begun. */
+  readonly begun: BegunCommand[] = [];
   device: Device = answersWell;
   readonly #parts: FakeEdgeParts;
   readonly #epochs = new Map<DeviceCode, Epoch>();
@@ -93,6 +99,37 @@ export class FakeEdge {
     return result.epoch;
   }
 
+  /** Begins what may begin in the lanes of a device. */
+  async serveLanes(code: DeviceCode): Promise<void> {
+    for (const lane of LANES) await this.#serve(code, lane);
+  }
+
+  async #serve(code: DeviceCode, lane: LaneName): Promise<void> {
+    const { line, pubsub, keyspace } = this.#parts;
+    const epoch = this.#epochs.get(code);
+    if (line === undefined || epoch === undefined) return;
+    const tell = (ended: readonly EndedCommand[]): void => {
+      for (const { id, replyTo } of ended)
+        if (replyTo !== undefined) void pubsub.publish(keyspace.reply(replyTo), encodeEndedFrame(id));
+    };
+    for (;;) {
+      const notAfterMs = Date.now() + 5_000;
+      const result = await line.begin({ code, lane, node: this.node, epoch, window: 1, notAfterMs });
+      if ('ended' in result) tell(result.ended);
+      if (result.status !== 'begun') return;
+      const { command } = result;
+      this.begun.push(command);
+      const reply = this.device({ code, ...command });
+      if (reply === undefined) return;
+      const settled = await line.settle(code, command.id, epoch, command.attempt, {
+        ...ANSWER,
+        ...reply,
+        kind: 'answered',
+      });
+      if (settled.status === 'settled') tell([settled.ended]);
+    }
+  }
+
   /** The socket is gone, and the registry does not know yet. */
   drop(code: DeviceCode): void {
     this.#epochs.delete(code);
@@ -111,6 +148,7 @@ export class FakeEdge {
     const message = decodeControlFrame(bytes);
     if (message !== undefined) {
       this.control.push(message);
+      if (message.type === 'lane_ready') void this.serveLanes(message.code);
       return;
     }
     const frame = decodeCommandFrame(bytes);

@@ -1,6 +1,6 @@
-/** Direct commands over HTTP, in two forms. The pass-through route is the fast path: an HTTP client of a device only changes its base URL;
- *  path, query and body go to the device as they came, and its answer comes back with its own bytes. The other form is a JSON envelope.
- *  Both map ends to statuses by protocol 13.2 and 13.3, and both judge the path first (C5, C10, S13). */
+/** The pass-through route, the fast path of direct commands: an HTTP client of a device only changes its base URL; path, query and body go to
+ *  the device as they came, and its answer comes back with its own bytes. Ends become statuses by protocol 13.2 and 13.3.
+ *  Also how every route that calls a device judges the path first (C5, C10, S13). Commands in a JSON envelope: command.ts. */
 
 import {
   BrokerError,
@@ -9,28 +9,25 @@ import {
   isDeviceCode,
   isLapiMethod,
   LAPI_METHODS,
-  MemberNames,
-  scanJson,
 } from '@lapi-broker/protocol';
-import { nanoid } from 'nanoid';
 import { allows, type Caller, missingScope } from '../../access/access.ts';
-import type { CommandEnd, CommandError, DirectCommand } from '../../dispatch/dispatch.ts';
+import type { CommandEnd, DirectCommand } from '../../dispatch/dispatch.ts';
 import { LIMITS } from '../../limits.ts';
 import type { Answer } from '../answer.ts';
 import type { Broker } from '../broker.ts';
 import type { Exchange } from '../exchange.ts';
-import { type Decoded, decodeJson, faultsOf, invalid, jsonFault, operation, type RawOperation } from '../operation.ts';
+import { faultsOf, invalid, jsonFault, type RawOperation } from '../operation.ts';
 import type { Fault } from '../problem.ts';
-import { CallHeaders, CommandOutcome, CommandRequest, DeviceAnswer, DevicePath } from '../schema.ts';
+import { CallHeaders, DeviceAnswer, DevicePath } from '../schema.ts';
 
 type Times = Pick<DirectCommand, 'timeoutMs' | 'connectTimeoutMs'>;
 
 const PREFIX = '/v1/devices/';
 const NOTHING = Buffer.alloc(0);
-const JSON_TYPE = 'application/json';
+export const JSON_TYPE = 'application/json';
 const DEFAULT_TIMES: Times = { timeoutMs: LIMITS.timeoutMs.default, connectTimeoutMs: LIMITS.connectTimeoutMs.default };
 
-const OUTCOMES = {
+export const OUTCOMES = {
   200: { description: 'The device answered success.', schema: DeviceAnswer, contentType: JSON_TYPE },
   '4XX': {
     description:
@@ -39,7 +36,7 @@ const OUTCOMES = {
   '5XX': { description: "The device's own error (4 → 501, others → 502), or a problem of the broker: see `source`." },
 } as const;
 
-const ERRORS = [
+export const CALL_ERRORS = [
   'invalid_request',
   'forbidden_by_policy',
   'device_unknown',
@@ -53,20 +50,17 @@ const ERRORS = [
   'outcome_unknown',
 ] as const;
 
-const NO_IDEMPOTENCY =
-  'A direct call is made at most once and never repeated by the broker. `Idempotency-Key` is refused here, because a key that is not honoured would promise what does not hold.';
-
 export const passThrough: RawOperation = {
   kind: 'raw',
   id: 'callDevice',
   tag: 'Commands',
   summary: 'Call a LAPI resource of a device',
-  description: `Everything after \`/v1/devices/{code}\` is the RequestURL, query included. The body, JSON or empty, becomes \`Data\` as it came. ${NO_IDEMPOTENCY}`,
+  description: `Everything after \`/v1/devices/{code}\` is the RequestURL, query included. The body, JSON or empty, becomes \`Data\` as it came. A call is made at most once and never repeated by the broker. \`Idempotency-Key\` is refused here, because a key that is not honoured would promise what does not hold; commands (POST …/commands) honour it.`,
   scope: 'call',
   params: DevicePath,
   headers: CallHeaders,
   responses: OUTCOMES,
-  errors: ERRORS,
+  errors: CALL_ERRORS,
   serve(exchange, broker) {
     const caller = broker.access.authenticate(exchange.request);
     // Only a call without a body, by a key that is known already, needs no promise before it is dispatched: the usual GET.
@@ -171,7 +165,7 @@ function timesOf(exchange: Exchange, faults: Fault[]): Times {
 
 function refuseIdempotencyKey(exchange: Exchange, faults: Fault[]): void {
   if (exchange.request.header('idempotency-key') === '') return;
-  faults.push({ path: 'header.Idempotency-Key', problem: 'not supported for direct calls; leave it out' });
+  faults.push({ path: 'header.Idempotency-Key', problem: 'not supported here; POST …/commands takes it' });
 }
 
 export function judgePath(url: string, caller: Caller, broker: Broker): Answer | undefined {
@@ -212,87 +206,3 @@ export function withSource(object: Uint8Array): Buffer {
   spliced.set(SOURCE, at);
   return spliced;
 }
-
-/** Ends that are not the device's own, as states of a command (reliability §4). */
-export const STATES: Record<CommandError, 'failed' | 'expired' | 'timed_out' | 'unknown'> = {
-  device_unknown: 'failed',
-  rate_limited: 'failed',
-  device_offline: 'failed',
-  device_busy: 'failed',
-  node_draining: 'failed',
-  request_too_large: 'failed',
-  broker_unavailable: 'failed',
-  timeout_not_sent: 'expired',
-  timeout: 'timed_out',
-  outcome_unknown: 'unknown',
-};
-
-const DATA = new MemberNames(['data'], 'exact');
-const NULL = Buffer.from('null');
-
-/** `data` is cut out before the rest is parsed, because it may be large and must keep its digits (protocol E18). */
-function decodeCommand(bytes: Buffer): Decoded {
-  const member = dataOf(bytes);
-  if (member === undefined) return decodeJson(bytes);
-  const fault = jsonFault(bytes);
-  if (fault !== undefined) return { status: 'bad', fault: { path: 'body', problem: fault } };
-  return decodeJson(Buffer.concat([bytes.subarray(0, member.start), NULL, bytes.subarray(member.end)]));
-}
-
-function dataOf(bytes: Buffer): { readonly start: number; readonly end: number } | undefined {
-  const scan = scanJson(bytes, DATA);
-  return scan.status === 'ok' ? scan.members[0] : undefined;
-}
-
-export const createCommand = operation({
-  id: 'createCommand',
-  tag: 'Commands',
-  summary: 'Send a command to a device',
-  description: `The same call as the pass-through route, as a JSON envelope. ${NO_IDEMPOTENCY}`,
-  scope: 'call',
-  params: DevicePath,
-  body: CommandRequest,
-  bodyLimit: 'direct',
-  bodyExample: {
-    mode: 'direct',
-    method: 'PUT',
-    url: '/LAPI/V1.0/Channels/1/PTZ/PTZCtrl',
-    data: { PTZCmd: 1026, Para1: 5, Para2: 5, Para3: 0 },
-  },
-  responses: {
-    ...OUTCOMES,
-    200: { description: 'The device answered success.', schema: CommandOutcome, contentType: JSON_TYPE },
-  },
-  errors: ERRORS,
-  decode: decodeCommand,
-  async handle({ caller, params, body, bytes, exchange }, broker) {
-    const faults: Fault[] = [];
-    refuseIdempotencyKey(exchange, faults);
-    if (faults.length > 0) return invalid(faults);
-    const judged = caller === undefined ? undefined : judgePath(body.url, caller, broker);
-    if (judged !== undefined) return judged;
-    const data = dataOf(bytes);
-    const dataBytes = data === undefined ? NOTHING : bytes.subarray(data.start, data.end);
-    const end = await broker.dispatch.call({
-      code: params.code,
-      method: body.method,
-      url: body.url,
-      body: dataBytes.equals(NULL) ? NOTHING : dataBytes,
-      timeoutMs: body.timeoutMs,
-      connectTimeoutMs: body.connectTimeoutMs,
-      withdrawn: () => exchange.response.ended,
-    });
-    const id = nanoid();
-    if (end.status === 'refused') {
-      const { error, detail, written } = end;
-      return { kind: 'problem', error, detail, method: body.method, command: { written, id, state: STATES[error] } };
-    }
-    const head = JSON.stringify({ id, state: end.success ? 'succeeded' : 'failed', executed: 'yes', source: 'device' });
-    return {
-      kind: 'bytes',
-      status: httpStatusOf(end.responseCode, end.success),
-      contentType: JSON_TYPE,
-      bytes: Buffer.concat([Buffer.from(`${head.slice(0, -1)},"response":`), end.body, Buffer.from('}')]),
-    };
-  },
-});
