@@ -52,7 +52,7 @@ export class CallConnection {
           },
         },
       });
-      const connection = new CallConnection(`Host: 127.0.0.1\r\n${headers}\r\n`, socket, onEnd);
+      const connection = new CallConnection(`Host: 127.0.0.1\r\n${headers}`, socket, onEnd);
       socket.once('connect', () => resolve(connection));
       socket.once('error', (error) => {
         reject(error);
@@ -66,12 +66,17 @@ export class CallConnection {
     return this.done !== undefined;
   }
 
-  /** `path` from /LAPI on. */
-  call(code: string, path: string, done: (answer: CallAnswer) => void): void {
+  /** `path` is what follows the code. With a body it is a POST of JSON, else a GET. */
+  call(code: string, path: string, body: string | undefined, done: (answer: CallAnswer) => void): void {
     this.done = done;
     this.code = code;
     this.missing = -1;
-    this.socket.write(`GET /v1/devices/${code}${path} HTTP/1.1\r\n${this.host}`, 'latin1');
+    this.socket.write(
+      body === undefined
+        ? `GET /v1/devices/${code}${path} HTTP/1.1\r\n${this.host}\r\n`
+        : `POST /v1/devices/${code}${path} HTTP/1.1\r\n${this.host}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+      'latin1',
+    );
   }
 
   close(): void {
@@ -98,7 +103,7 @@ export class CallConnection {
       this.missing = this.bodyBytes;
       inBody = this.rest.length + bytes - end - HEAD_END.length;
       this.named = text.indexOf(this.code, end) >= 0;
-      this.problem = this.status === 200 ? '' : text.slice(end + HEAD_END.length);
+      this.problem = this.status < 300 ? '' : text.slice(end + HEAD_END.length);
       this.rest = '';
     }
     this.missing -= inBody;

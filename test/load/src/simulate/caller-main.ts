@@ -1,5 +1,5 @@
 /** The load generator as a process: a platform that calls devices over many connections, as fast as answers come or at a fixed pace.
- *  An answer counts only with status 200, the expected size and the name of the device that was called. */
+ *  An answer counts only with the expected status and size, and the name of the device that was called. */
 
 import { percentile } from '../measure/spread.ts';
 import { answerAs } from '../worker/verbs.ts';
@@ -10,11 +10,18 @@ export interface CallPlan {
   /** Header lines, each with its line end. */
   readonly headers: string;
   readonly codes: readonly string[];
+  /** What follows the code of the device. */
   readonly path: string;
+  /** JSON in ASCII: the call is a POST. */
+  readonly body?: string | undefined;
+  /** Of an answer that counts; default 200. */
+  readonly status?: number | undefined;
   /** An answer with a shorter body is a failure. */
   readonly leastBytes: number;
   readonly connections: number;
   readonly durationMs: number;
+  /** Saturated only: no more calls than this. */
+  readonly maxCalls?: number | undefined;
 }
 
 export interface PacedPlan extends CallPlan {
@@ -38,15 +45,17 @@ class Tally {
   failed = 0;
   firstFailure = '';
   notMade = 0;
+  private readonly status: number;
   private readonly leastBytes: number;
   private readonly takenMs: number[] = [];
 
-  constructor(leastBytes: number) {
+  constructor({ status = 200, leastBytes }: CallPlan) {
+    this.status = status;
     this.leastBytes = leastBytes;
   }
 
   take({ status, bodyBytes, named, problem }: CallAnswer, tookMs: number): void {
-    if (status === 200 && named && bodyBytes >= this.leastBytes) {
+    if (status === this.status && named && bodyBytes >= this.leastBytes) {
       this.answered++;
       this.takenMs.push(tookMs);
     } else this.fail(`status ${status}, ${bodyBytes} bytes, device ${named ? 'named' : 'not named'} ${problem}`);
@@ -82,10 +91,11 @@ async function connect(plan: CallPlan, tally: Tally): Promise<CallConnection[]> 
 
 /** Every connection calls again as soon as it has its answer, each device in turn. Begins and ends at rest. */
 async function saturate(plan: CallPlan): Promise<CallTally> {
-  const tally = new Tally(plan.leastBytes);
+  const tally = new Tally(plan);
   const connections = await connect(plan, tally);
   const startedMs = performance.now();
   const endMs = startedMs + plan.durationMs;
+  const { maxCalls = Number.POSITIVE_INFINITY } = plan;
   let next = 0;
   await Promise.all(
     connections.map(
@@ -93,11 +103,11 @@ async function saturate(plan: CallPlan): Promise<CallTally> {
         new Promise<void>((resolve) => {
           const again = (): void => {
             const sentMs = performance.now();
-            if (sentMs >= endMs || tally.failed > plan.connections) {
+            if (sentMs >= endMs || next >= maxCalls || tally.failed > plan.connections) {
               resolve();
               return;
             }
-            connection.call(plan.codes[next++ % plan.codes.length] as string, plan.path, (answer) => {
+            connection.call(plan.codes[next++ % plan.codes.length] as string, plan.path, plan.body, (answer) => {
               tally.take(answer, performance.now() - sentMs);
               again();
             });
@@ -114,7 +124,7 @@ async function saturate(plan: CallPlan): Promise<CallTally> {
 /** Calls leave when they are due, whatever became of earlier ones, so a slow system is asked no less. Time counts from the write: how late
  *  the timer of this process is would be the larger part otherwise. */
 async function pace(plan: PacedPlan): Promise<CallTally> {
-  const tally = new Tally(plan.leastBytes);
+  const tally = new Tally(plan);
   const free = await connect(plan, tally);
   const all = [...free];
   const startedMs = performance.now();
@@ -133,7 +143,7 @@ async function pace(plan: PacedPlan): Promise<CallTally> {
           continue;
         }
         open++;
-        connection.call(plan.codes[made % plan.codes.length] as string, plan.path, (answer) => {
+        connection.call(plan.codes[made % plan.codes.length] as string, plan.path, plan.body, (answer) => {
           tally.take(answer, performance.now() - nowMs);
           free.push(connection);
           open--;

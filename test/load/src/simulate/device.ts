@@ -29,6 +29,8 @@ export interface DeviceOptions {
   /** A device that was in has lost its connection, unasked. */
   readonly onLost: (device: Device) => void;
   readonly onKeepaliveAnswered: () => void;
+  /** A call has come, and is answered. */
+  readonly onCalled: () => void;
 }
 
 const READ_BYTES = 256 * 1024;
@@ -136,7 +138,7 @@ export class Device {
   }
 
   private receive(message: Buffer): void {
-    const { dialect, template, onKeepaliveAnswered } = this.options;
+    const { dialect, template, onKeepaliveAnswered, onCalled } = this.options;
     if (dialect === 'socketio') {
       const answer = socketIoAnswer(message, this.identity.code, template);
       if (answer === 'joined') this.settled({ status: 'in' });
@@ -148,6 +150,7 @@ export class Device {
       if (message.indexOf('Keepalive') >= 0) onKeepaliveAnswered();
       return;
     }
+    onCalled();
     const [head, tail] = answer;
     if (tail === undefined) {
       this.socket?.write(head);

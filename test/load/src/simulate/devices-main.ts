@@ -41,6 +41,7 @@ interface Group {
   plan: EntryPlan;
   readonly devices: Device[];
   lost: number;
+  called: number;
   keepalivesAnswered: number;
   keepalivesSent: number;
   timer: NodeJS.Timeout | undefined;
@@ -55,7 +56,7 @@ function groupOf(name: string): Group {
 }
 
 function newGroup(plan: EntryPlan): Group {
-  const group = { plan, devices: [], lost: 0, keepalivesAnswered: 0, keepalivesSent: 0, timer: undefined };
+  const group = { plan, devices: [], lost: 0, called: 0, keepalivesAnswered: 0, keepalivesSent: 0, timer: undefined };
   groups.set(plan.group, group);
   return group;
 }
@@ -130,6 +131,9 @@ async function enter(plan: EntryPlan): Promise<EntryTally> {
       onKeepaliveAnswered: () => {
         group.keepalivesAnswered++;
       },
+      onCalled: () => {
+        group.called++;
+      },
     };
     return new Device(identity, options);
   });
@@ -178,9 +182,18 @@ function keepaliveEvery({ group: name, intervalMs }: { readonly group: string; r
   }, TICK_MS);
 }
 
-function counts(name: string): { in: number; lost: number; keepalivesSent: number; keepalivesAnswered: number } {
-  const { devices, lost, keepalivesSent, keepalivesAnswered } = groupOf(name);
-  return { in: devices.filter((device) => device.isIn).length, lost, keepalivesSent, keepalivesAnswered };
+interface Counts {
+  readonly in: number;
+  readonly lost: number;
+  /** Calls that LAPI devices answered. */
+  readonly called: number;
+  readonly keepalivesSent: number;
+  readonly keepalivesAnswered: number;
+}
+
+function counts(name: string): Counts {
+  const { devices, lost, called, keepalivesSent, keepalivesAnswered } = groupOf(name);
+  return { in: devices.filter((device) => device.isIn).length, lost, called, keepalivesSent, keepalivesAnswered };
 }
 
 const verbs = { enter, cut, comeBack, forget, keepaliveOnce, keepaliveEvery, counts };

@@ -1,0 +1,406 @@
+/** Judges a history: did what the devices received agree with what the API said? Pure. Finds, per statement of the reliability promises:
+ *
+ *  V1   a marker that must not be repeated was received at most once; others at most `maxAttempts` times, and never oftener than counted (I7)
+ *  V2   after the first receipt on a socket none on an older one of the same device; a direct call may still reach the older one until its node
+ *       has been told of the newer (I1, I3)
+ *  V3   succeeded: received, and answered with success before; executed no, refused or cancelled: never received (I4)
+ *  V4   every accepted command ends in time, stays readable, and its end changes only by a late answer; nothing expires beside an
+ *       undisturbed device that is there (I4)
+ *  V5   `unknown` and `timed_out` have a cause: the device did not answer in time, or a disturbance that may blur; at most one command per
+ *       lane and disturbance; a late answer is recorded (I4)
+ *  V6   in one lane, what was accepted later is first received after the last receipt of what was accepted earlier (I6)
+ *  V11  one id per key, one command per id (I4.3)
+ *
+ *  What nobody can know (a submit without an answer) is held against nobody: it constrains no order and needs no end. */
+
+import {
+  type CommandView,
+  type Entry,
+  type EntryOf,
+  type History,
+  isEnded,
+  isUncertain,
+  type PlannedCommand,
+} from './history.ts';
+
+export type CheckName = 'V1' | 'V2' | 'V3' | 'V4' | 'V5' | 'V6' | 'V11';
+
+export interface Violation {
+  readonly check: CheckName;
+  readonly device: string;
+  readonly markers: readonly string[];
+  readonly what: string;
+}
+
+/** Everything that is known of one command. */
+export interface Trace {
+  readonly command: PlannedCommand;
+  readonly ids: ReadonlySet<string>;
+  /** The broker accepted it somewhere in this span; the end is Infinity while nobody knows. */
+  readonly acceptedFromMs: number;
+  readonly acceptedByMs: number;
+  /** Every submit was answered with a certain no. */
+  readonly refused: boolean;
+  readonly cancelled: boolean;
+  readonly receipts: readonly EntryOf<'receive'>[];
+  readonly answers: readonly EntryOf<'answer'>[];
+  /** As read over time; undefined: 404. */
+  readonly views: readonly { readonly atMs: number; readonly view: CommandView | undefined }[];
+  readonly last: CommandView | undefined;
+}
+
+export interface Disturbance {
+  readonly fromMs: number;
+  readonly toMs: number;
+  readonly what: string;
+  readonly blurs: boolean;
+  readonly devices: ReadonlySet<string> | undefined;
+}
+
+interface Scene {
+  readonly traces: readonly Trace[];
+  readonly disturbances: readonly Disturbance[];
+  readonly sockets: ReadonlyMap<string, readonly Span[]>;
+  readonly receipts: readonly EntryOf<'receive'>[];
+  readonly wallOffsetMs: number;
+  readonly endMs: number;
+}
+
+/** When a socket was open. */
+interface Span {
+  readonly socket: number;
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
+/** Past its deadline and timeout, a command may take this long to end (I4.2). */
+const END_GRACE_MS = 15_000;
+/** After a disturbance its consequences may show this long (recovery targets: an edge 20 s, Redis 9 s). */
+const RECOVERY_MS = 20_000;
+/** A device that was there for so long, undisturbed, gets what waits for it. */
+const SERVED_WITHIN_MS = 20_000;
+/** How much later than it was told the timers of a loaded machine may fire. */
+const SLACK_MS = 1_000;
+
+export function check(history: History): Violation[] {
+  const scene = arrange(history);
+  return [
+    ...scene.traces.flatMap((trace) => [
+      ...checkRepetition(trace),
+      ...checkTruth(trace),
+      ...checkEnd(trace, scene),
+      ...checkUncertain(trace, scene),
+    ]),
+    ...checkBlur(scene),
+    ...checkSockets(scene),
+    ...checkOrder(scene),
+    ...checkIds(scene),
+  ];
+}
+
+/** The traces of a history, for those who count. */
+export function tracesOf(history: History): readonly Trace[] {
+  return arrange(history).traces;
+}
+
+/** The entries that a violation is about, with the sockets of its device and the disturbances. */
+export function entriesOf({ entries }: History, { markers, device }: Violation): Entry[] {
+  return entries.filter((entry) => {
+    if ('marker' in entry) return markers.includes(entry.marker);
+    return 'device' in entry ? entry.device === device : true;
+  });
+}
+
+function checkRepetition({ command, receipts, views }: Trace): Violation[] {
+  const { marker, device, maxAttempts } = command;
+  const found = (what: string): Violation => ({ check: 'V1', device, markers: [marker], what });
+  const violations: Violation[] = [];
+  if (receipts.length > maxAttempts) {
+    violations.push(found(`received ${receipts.length} times, ${maxAttempts} allowed`));
+  }
+  const counted = Math.max(0, ...views.map(({ view }) => view?.attempts ?? 0));
+  if (counted > maxAttempts) violations.push(found(`${counted} attempts counted, ${maxAttempts} allowed`));
+  const last = views.at(-1);
+  const told = last?.view?.attempts;
+  // A direct call has no attempts to count.
+  if (last !== undefined && told !== undefined && command.mode === 'queue') {
+    const before = receipts.filter(({ atMs }) => atMs < last.atMs - SLACK_MS).length;
+    if (before > told) violations.push(found(`received ${before} times, but only ${told} attempts counted`));
+  }
+  return violations;
+}
+
+function checkTruth({ command, receipts, answers, views, refused, cancelled }: Trace): Violation[] {
+  const { marker, device } = command;
+  const violations: Violation[] = [];
+  const found = (what: string): void => void violations.push({ check: 'V3', device, markers: [marker], what });
+  if (refused && receipts.length > 0) found('refused, but received');
+  if (cancelled && receipts.length > 0) found('cancelled, but received');
+  const told = new Set<string>();
+  for (const { atMs, view } of views) {
+    if (view === undefined || !isEnded(view.state)) continue;
+    const { state, executed } = view;
+    // One statement is judged once, when it was first made.
+    const statement = `${state} ${executed}`;
+    if (told.has(statement)) continue;
+    told.add(statement);
+    if (cancelled && state !== 'cancelled') found(`cancelling was confirmed, but it ended ${state}`);
+    if (executed === undefined) found(`ended ${state} without saying whether it was executed`);
+    if (executed === 'no' && receipts.length > 0) found(`ended ${state}, executed no, but received`);
+    if (executed === 'yes' && !answers.some((answer) => answer.atMs <= atMs)) {
+      found(`ended ${state}, executed yes, but the device had not answered`);
+    }
+    if (state === 'succeeded') {
+      if (executed !== 'yes') found(`succeeded, but executed ${executed}`);
+      if (receipts.length === 0) found('succeeded, but never received');
+      if (!answers.some((answer) => answer.success && answer.atMs <= atMs)) {
+        found('succeeded, but the device had not answered success');
+      }
+    }
+    if (state === 'failed' && executed === 'yes' && !answers.some(({ success }) => !success)) {
+      found('failed by the device, but the device answered success');
+    }
+    if ((state === 'expired' || state === 'cancelled') && executed !== 'no')
+      found(`${state}, but executed ${executed}`);
+    if (isUncertain(state) && executed !== 'maybe') found(`${state}, but executed ${executed}`);
+  }
+  return violations;
+}
+
+function checkEnd(trace: Trace, scene: Scene): Violation[] {
+  const { command, views, last, acceptedByMs, ids } = trace;
+  const { marker, device } = command;
+  const violations: Violation[] = [];
+  const found = (what: string): void => void violations.push({ check: 'V4', device, markers: [marker], what });
+  // Of a direct call nothing is kept without a key; its answer was its end.
+  if (command.mode === 'direct' || ids.size === 0) return violations;
+  if (views.length === 0) found('accepted, but nobody could read it');
+  if (views.some(({ view }) => view === undefined)) found('accepted, but not found later');
+  let ended: CommandView | undefined;
+  for (const { view } of views) {
+    if (view === undefined) continue;
+    if (ended !== undefined && view.state !== ended.state) {
+      const late = isUncertain(ended.state) && view.late && (view.state === 'succeeded' || view.state === 'failed');
+      if (!late) found(`had ended ${ended.state}, later ${view.state}${view.late ? ' late' : ''}`);
+    }
+    if (isEnded(view.state)) ended = view;
+  }
+  if (last === undefined) return violations;
+  const deadlineMs = acceptedByMs + command.ttlMs;
+  const awayMs = scene.disturbances
+    .filter(({ fromMs }) => fromMs < deadlineMs + command.timeoutMs + END_GRACE_MS)
+    .reduce((sum, { fromMs, toMs }) => sum + toMs - fromMs, 0);
+  const boundMs = deadlineMs + command.timeoutMs + END_GRACE_MS + awayMs;
+  if (!isEnded(last.state)) {
+    if (scene.endMs > boundMs)
+      found(`still ${last.state} ${Math.round(scene.endMs - deadlineMs)} ms after its deadline`);
+  } else if (!last.late && last.endedAtMs !== undefined && last.endedAtMs - scene.wallOffsetMs > boundMs) {
+    found(`ended ${last.state} ${Math.round(last.endedAtMs - scene.wallOffsetMs - deadlineMs)} ms after its deadline`);
+  }
+  if (last.state === 'expired' && last.endedAtMs !== undefined) {
+    const toMs = last.endedAtMs - scene.wallOffsetMs;
+    const fromMs = toMs - SERVED_WITHIN_MS;
+    const there = (scene.sockets.get(device) ?? []).some((span) => span.fromMs < fromMs && span.toMs > toMs);
+    if (there && acceptedByMs < fromMs && disturbing(scene, device, fromMs, toMs).length === 0) {
+      found(`expired, although its device was there, undisturbed, for ${SERVED_WITHIN_MS} ms`);
+    }
+  }
+  return violations;
+}
+
+/** May the device itself be the reason that nobody knows? */
+function isSlow({ reaction, timeoutMs }: PlannedCommand): boolean {
+  return reaction.kind === 'silence' || reaction.afterMs + SLACK_MS > timeoutMs;
+}
+
+function checkUncertain(trace: Trace, scene: Scene): Violation[] {
+  const { command, last, receipts, answers, views } = trace;
+  const { marker, device, mode, reaction } = command;
+  if (last === undefined || !isUncertain(last.state)) return [];
+  const found = (what: string): Violation[] => [{ check: 'V5', device, markers: [marker], what }];
+  const fromMs = Math.min(...receipts.map(({ atMs }) => atMs), trace.acceptedFromMs);
+  const toMs = last.endedAtMs === undefined ? scene.endMs : last.endedAtMs - scene.wallOffsetMs;
+  const causes = disturbing(scene, device, fromMs, toMs);
+  if (causes.some(({ blurs }) => blurs || mode !== 'queue')) return [];
+  if (!isSlow(command)) {
+    return found(
+      `${last.state}, although its device answers after ${reaction.kind === 'answer' ? reaction.afterMs : 0} ms`,
+    );
+  }
+  if (causes.length > 0 || mode !== 'queue') return [];
+  if (last.state !== 'timed_out') return found(`${last.state}, although its device only kept silent`);
+  // A repeatable command is out again when the answer to an earlier attempt comes.
+  const readMs = views.at(-1)?.atMs ?? 0;
+  const answered = answers.some((answer) => answer.atMs < readMs - SLACK_MS);
+  return answered && command.maxAttempts === 1 ? found('answered late, and that was not recorded') : [];
+}
+
+/** With a window of one, a disturbance can catch one command per lane. */
+function checkBlur(scene: Scene): Violation[] {
+  const lanes = new Map<string, Trace[]>();
+  for (const trace of scene.traces) {
+    const { command, last } = trace;
+    if (command.mode !== 'queue' || last === undefined || !isUncertain(last.state) || isSlow(command)) continue;
+    const lane = `${command.device} ${command.lane}`;
+    const members = lanes.get(lane);
+    if (members === undefined) lanes.set(lane, [trace]);
+    else members.push(trace);
+  }
+  return [...lanes.values()].flatMap((blurred): Violation[] => {
+    const [first] = blurred;
+    if (first === undefined) return [];
+    const { device, lane } = first.command;
+    const allowed = scene.disturbances.filter(
+      ({ blurs, devices }) => blurs && (devices === undefined || devices.has(device)),
+    ).length;
+    if (blurred.length <= allowed) return [];
+    const what = `${blurred.length} commands of the ${lane} lane are uncertain after ${allowed} disturbances`;
+    return [{ check: 'V5', device, markers: blurred.map(({ command }) => command.marker), what }];
+  });
+}
+
+function checkSockets({ receipts, traces, sockets, disturbances }: Scene): Violation[] {
+  const modes = new Map(traces.map(({ command }) => [command.marker, command.mode]));
+  const newest = new Map<string, EntryOf<'receive'>>();
+  const violations: Violation[] = [];
+  /** When the node of an older socket must have heard that there is a newer one. */
+  const toldByMs = (device: string, newer: number): number => {
+    const fromMs = sockets.get(device)?.find(({ socket }) => socket === newer)?.fromMs ?? 0;
+    const ends = disturbances
+      .filter((each) => each.fromMs <= fromMs && (each.devices === undefined || each.devices.has(device)))
+      .map(({ toMs }) => toMs);
+    return Math.max(fromMs, ...ends) + SLACK_MS;
+  };
+  for (const receipt of receipts) {
+    const { device, socket, marker } = receipt;
+    const before = newest.get(device);
+    if (before !== undefined && socket < before.socket) {
+      const isDirect = modes.get(marker) !== 'queue';
+      if (isDirect && receipt.atMs <= toldByMs(device, before.socket)) continue;
+      const sinceMs = Math.round(receipt.atMs - before.atMs);
+      const what = `received on socket ${socket}, ${sinceMs} ms after ${before.marker} on socket ${before.socket}`;
+      violations.push({ check: 'V2', device, markers: [marker, before.marker], what });
+    } else if (before === undefined || socket > before.socket) {
+      newest.set(device, receipt);
+    }
+  }
+  return violations;
+}
+
+function checkOrder({ traces }: Scene): Violation[] {
+  const lanes = new Map<string, Trace[]>();
+  for (const trace of traces) {
+    const { command, receipts } = trace;
+    // Direct calls stand beside the lanes, and what was direct first took its place later.
+    if (command.mode !== 'queue' || receipts.length === 0) continue;
+    const lane = `${command.device} ${command.lane}`;
+    const members = lanes.get(lane);
+    if (members === undefined) lanes.set(lane, [trace]);
+    else members.push(trace);
+  }
+  const violations: Violation[] = [];
+  for (const lane of lanes.values()) {
+    for (const earlier of lane) {
+      const lastReceipt = earlier.receipts.at(-1);
+      for (const later of lane) {
+        const firstReceipt = later.receipts[0];
+        if (lastReceipt === undefined || firstReceipt === undefined) continue;
+        if (earlier.acceptedByMs >= later.acceptedFromMs || lastReceipt.atMs < firstReceipt.atMs) continue;
+        const { device, marker } = earlier.command;
+        const what = `${later.command.marker} was accepted after ${marker} and received before it`;
+        violations.push({ check: 'V6', device, markers: [marker, later.command.marker], what });
+      }
+    }
+  }
+  return violations;
+}
+
+function checkIds({ traces }: Scene): Violation[] {
+  const violations: Violation[] = [];
+  const owners = new Map<string, PlannedCommand>();
+  for (const { command, ids } of traces) {
+    const { device, marker, key } = command;
+    if (key !== undefined && ids.size > 1) {
+      violations.push({ check: 'V11', device, markers: [marker], what: `${ids.size} ids for one key` });
+    }
+    for (const id of ids) {
+      const owner = owners.get(id);
+      if (owner !== undefined) {
+        violations.push({
+          check: 'V11',
+          device,
+          markers: [owner.marker, marker],
+          what: `two commands have the id ${id}`,
+        });
+      }
+      owners.set(id, command);
+    }
+  }
+  return violations;
+}
+
+/** What disturbed the device, its consequences included, at some time of the span. */
+function disturbing({ disturbances }: Scene, device: string, fromMs: number, toMs: number): Disturbance[] {
+  return disturbances.filter(
+    (each) =>
+      each.fromMs <= toMs &&
+      each.toMs + RECOVERY_MS >= fromMs &&
+      (each.devices === undefined || each.devices.has(device)),
+  );
+}
+
+function arrange({ commands, entries, wallOffsetMs }: History): Scene {
+  const of = <K extends Entry['kind']>(kind: K): EntryOf<K>[] =>
+    entries.filter((entry): entry is EntryOf<K> => entry.kind === kind);
+  const byMarker = <E extends { readonly marker: string }>(list: readonly E[]): Map<string, E[]> =>
+    Map.groupBy(list, ({ marker }) => marker);
+  const invoked = byMarker(of('submit.invoke'));
+  const accepted = byMarker(of('submit.ok'));
+  const failed = byMarker(of('submit.fail'));
+  const cancelled = byMarker(of('cancel.ok'));
+  const received = byMarker(of('receive'));
+  const answered = byMarker(of('answer'));
+  const viewed = byMarker(of('view'));
+  const endMs = entries.at(-1)?.atMs ?? 0;
+  const traces = [...commands.values()].map((command): Trace => {
+    const { marker } = command;
+    const invokes = invoked.get(marker) ?? [];
+    const oks = accepted.get(marker) ?? [];
+    const told = oks.flatMap(({ atMs, view }) => (view === undefined ? [] : [{ atMs, view }]));
+    const views = [...told, ...(viewed.get(marker) ?? [])].sort((a, b) => a.atMs - b.atMs);
+    return {
+      command,
+      ids: new Set(oks.map(({ id }) => id)),
+      acceptedFromMs: invokes[0]?.atMs ?? Number.POSITIVE_INFINITY,
+      acceptedByMs: oks[0]?.atMs ?? Number.POSITIVE_INFINITY,
+      refused: invokes.length > 0 && (failed.get(marker)?.length ?? 0) === invokes.length,
+      cancelled: cancelled.has(marker),
+      receipts: received.get(marker) ?? [],
+      answers: answered.get(marker) ?? [],
+      views,
+      last: views.findLast(({ view }) => view !== undefined)?.view,
+    };
+  });
+  const ends = new Map(of('disturb.end').map((entry) => [entry.disturbance, entry.atMs]));
+  const closes = new Map(of('socket.close').map((entry) => [`${entry.device} ${entry.socket}`, entry.atMs]));
+  const spans = of('socket.open').map(({ device, socket, atMs }) => ({
+    device,
+    socket,
+    fromMs: atMs,
+    toMs: closes.get(`${device} ${socket}`) ?? endMs,
+  }));
+  return {
+    traces,
+    disturbances: of('disturb.begin').map(({ disturbance, atMs, what, blurs, devices }) => ({
+      fromMs: atMs,
+      toMs: ends.get(disturbance) ?? endMs,
+      what,
+      blurs,
+      devices: devices === undefined ? undefined : new Set(devices),
+    })),
+    sockets: Map.groupBy(spans, ({ device }) => device),
+    receipts: of('receive'),
+    wallOffsetMs,
+    endMs,
+  };
+}

@@ -1,0 +1,147 @@
+/** A broker that can be broken: its processes keep their ports, so that what was killed comes back where it was, and what was paused is let go
+ *  on in any case. Redis alone, or a master with two replicas and sentinels. stop() ends everything and fails if a process does not leave
+ *  cleanly. */
+
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import {
+  Broker,
+  type CommandProcess,
+  type EdgeProcess,
+  freePort,
+  type RedisSentinels,
+  type RedisServer,
+  startRedis,
+  startRedisSentinel,
+} from '@lapi-broker/fixture';
+
+export type StoreKind = 'standalone' | 'sentinel';
+
+/** No calls of the broker's own, so that every request on the wire is one of the run. */
+const PROFILES = { quiet: { subscription: 'off', firstRequestDelayMs: 1_000 } };
+const PROVISIONED_AT_ONCE = 8;
+
+export interface RigOptions {
+  readonly store: StoreKind;
+  readonly edges: number;
+  readonly commands: number;
+}
+
+type Store =
+  | { readonly kind: 'standalone'; readonly redis: RedisServer }
+  | { readonly kind: 'sentinel'; readonly redis: RedisSentinels };
+
+export class Rig {
+  readonly store: Store;
+  readonly broker: Broker;
+  readonly edges: EdgeProcess[] = [];
+  readonly commands: CommandProcess[] = [];
+  readonly #dir: string;
+
+  private constructor(store: Store, broker: Broker, dir: string) {
+    this.store = store;
+    this.broker = broker;
+    this.#dir = dir;
+  }
+
+  static async start({ store: kind, edges, commands }: RigOptions): Promise<Rig> {
+    const dir = await mkdtemp(path.join(tmpdir(), 'lapi-chaos-'));
+    const profiles = path.join(dir, 'profiles.json');
+    await writeFile(profiles, JSON.stringify(PROFILES));
+    const store: Store =
+      kind === 'sentinel' ? { kind, redis: await startRedisSentinel() } : { kind, redis: await startRedis() };
+    const env = { LAPI_PROFILES_FILE: profiles };
+    const broker = await Broker.start({
+      redis: { url: store.redis.url },
+      edges: 0,
+      commands: 0,
+      edgeEnv: env,
+      commandEnv: env,
+    });
+    const rig = new Rig(store, broker, dir);
+    try {
+      for (let i = 0; i < edges; i++) await rig.#startEdge(i, await freePort());
+      for (let i = 0; i < commands; i++) await rig.#startCommand(i, await freePort());
+    } catch (error) {
+      await rig.kill();
+      throw error;
+    }
+    return rig;
+  }
+
+  get edgeUrls(): string[] {
+    return this.edges.map(({ url }) => url);
+  }
+
+  get commandUrls(): string[] {
+    return this.commands.map(({ url }) => url);
+  }
+
+  edge(index: number): EdgeProcess {
+    const edge = this.edges[index];
+    if (edge === undefined) throw new RangeError(`no edge ${index}`);
+    return edge;
+  }
+
+  command(index: number): CommandProcess {
+    const command = this.commands[index];
+    if (command === undefined) throw new RangeError(`no command service ${index}`);
+    return command;
+  }
+
+  /** The port stays; the process must have ended. */
+  async restartEdge(index: number): Promise<void> {
+    await this.#startEdge(index, this.edge(index).ready.port);
+  }
+
+  async restartCommand(index: number): Promise<void> {
+    await this.#startCommand(index, this.command(index).ready.port);
+  }
+
+  /** Answers the secrets by code. */
+  async provision(codes: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    const secrets = new Map<string, string>();
+    const rest = codes.values();
+    await Promise.all(
+      Array.from({ length: PROVISIONED_AT_ONCE }, async () => {
+        for (const code of rest) {
+          const secret = randomBytes(24).toString('base64url');
+          secrets.set(code, await this.broker.provision(code, { secret, profile: 'quiet' }));
+        }
+      }),
+    );
+    return secrets;
+  }
+
+  async stop(): Promise<void> {
+    try {
+      await this.broker.stop();
+    } finally {
+      await this.#stopStore();
+    }
+  }
+
+  /** Ends everything at once, for runs that failed. */
+  async kill(): Promise<void> {
+    await this.broker.kill();
+    await this.#stopStore();
+  }
+
+  async #stopStore(): Promise<void> {
+    await this.store.redis.stop();
+    await rm(this.#dir, { recursive: true, force: true });
+  }
+
+  async #startEdge(index: number, port: number): Promise<void> {
+    this.edges[index] = await this.broker.addEdge({
+      LAPI_NODE_NAME: `edge-${index + 1}`,
+      LAPI_DEVICE_PORT: String(port),
+    });
+  }
+
+  async #startCommand(index: number, port: number): Promise<void> {
+    this.commands[index] = await this.broker.addCommand({ LAPI_API_PORT: String(port) });
+  }
+}
