@@ -26,10 +26,10 @@ afterAll(async () => {
   await broker.stop();
 });
 
-function example(name: string, url: string): Promise<RunningProcess<string>> {
+function example(name: string, url: string, ...args: readonly string[]): Promise<RunningProcess<string>> {
   return startProcess({
     name,
-    args: [fileURLToPath(new URL(`../../../docs/example/${name}`, import.meta.url)), url],
+    args: [fileURLToPath(new URL(`../../../docs/example/${name}`, import.meta.url)), url, ...args],
     env: { KEY: broker.apiKey },
     ready: (line) => line,
   });
@@ -70,4 +70,40 @@ test('stream.mjs hears a device come online and asks it for its name on the same
   await line(program, new RegExp(`${CODE} presence\\.online`));
   await line(program, new RegExp(`^${CODE} 200 NVR`));
   await program.kill();
+});
+
+test('direct.mjs calls a device and reads the answer', async () => {
+  const program = await example('direct.mjs', broker.commands.at(-1)?.url ?? '', CODE);
+  expect(await line(program, /answered/)).toMatch(new RegExp(`^${CODE} answered 0: .*NVR-SIM`));
+});
+
+test('queue.mjs brings three commands in order to a device that comes later, and hears how each ends', async () => {
+  await device.stop();
+  await broker.untilOnline(CODE, false);
+  const program = await example('queue.mjs', broker.commands.at(-1)?.url ?? '', CODE);
+  await waitFor(() => (program.lines().filter((each) => / queued: /.test(each)).length === 3 ? true : undefined), {
+    deadlineMs: 20_000,
+    what: 'three commands to be accepted',
+  });
+  device.start();
+  const ends = await waitFor(
+    () => {
+      const found = program.lines().filter((each) => each.includes('executed: yes'));
+      return found.length === 3 ? found : undefined;
+    },
+    { deadlineMs: 30_000, what: 'three ends' },
+  );
+  const accepted = program.lines().flatMap((each) => /^(\S+) queued: /.exec(each)?.[1] ?? []);
+  expect(ends.map((each) => each.split(' ')[0])).toEqual(accepted);
+});
+
+test('direct-then-queue.mjs gets its answer at once from a device that is there', async () => {
+  const program = await example('direct-then-queue.mjs', broker.commands.at(-1)?.url ?? '', CODE);
+  expect(await line(program, /executed/)).toMatch(/succeeded, executed: yes/);
+});
+
+test('job.mjs carries a command to every device of a type and prints the table', async () => {
+  const program = await example('job.mjs', broker.commands.at(-1)?.url ?? '', 'nvr');
+  await line(program, /^1 devices, 1 of them online/);
+  await line(program, new RegExp(`^${CODE},succeeded`));
 });
