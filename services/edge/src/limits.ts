@@ -54,6 +54,9 @@ export const LATE_ANSWER_MS = 600_000;
 export const MAX_LATE_ANSWERS = 64;
 /** A begin that reaches the store later than this after it was sent hands out nothing (D7), ms. */
 export const BEGIN_NOT_AFTER_MS = 3_000;
+/** What was begun is written so soon after it was asked for, or given back: a process that was paused meanwhile does not know yet whether the
+ *  device has moved, ms. As long as the store may take to answer. */
+export const BEGIN_FRESH_MS = 2_000;
 /** How long a lane rests after its command could not be written, or while nothing may be written, ms. */
 export const LANE_PAUSE_MS = 1_000;
 /** Ends of attempts that the store has not heard of: so many, so many bytes of answers, for so long. */

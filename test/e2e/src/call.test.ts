@@ -326,7 +326,8 @@ describe.concurrent('L32: the broker answered (13.3)', () => {
     ['a fragment', { method: 'GET', url: `${DEVICE_INFO}#x` }],
     ['a Cseq of the caller (C9)', { method: 'GET', url: DEVICE_INFO, Cseq: 3 }],
     ['a further top-level member (C9)', { method: 'GET', url: DEVICE_INFO, ResponseCode: 0 }],
-    ['another mode', { method: 'GET', url: DEVICE_INFO, mode: 'queue' }],
+    ['another mode', { method: 'GET', url: DEVICE_INFO, mode: 'later' }],
+    ['an option of queued commands', { method: 'GET', url: DEVICE_INFO, mode: 'direct', lane: 'urgent' }],
     ['no URL', { method: 'GET' }],
   ])('L32: invalid_request for an envelope with %s', async (_name, body) => {
     const device = await Device.provisioned(broker);

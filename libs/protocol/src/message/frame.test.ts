@@ -1,8 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { DeviceCode, Epoch, InstanceId, SessionId } from '../id.ts';
+import { type DeviceCode, type Epoch, type InstanceId, newCommandId, type SessionId } from '../id.ts';
 import { COMMAND_FRAME, decodeCommandFrame, encodeCommandFrame, LAPI_METHODS } from './command-frame.ts';
 import { type ControlMessage, decodeControlFrame, encodeControlFrame } from './control-frame.ts';
+import { decodeEndedFrame, encodeEndedFrame } from './ended-frame.ts';
 import { type EventRecord, fromStreamFields, toStreamFields } from './event.ts';
 import { decodeReplyFrame, encodeReplyFrame, REPLY_FRAME, REPLY_OUTCOMES } from './reply-frame.ts';
 

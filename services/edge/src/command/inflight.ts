@@ -181,7 +181,7 @@ export class Inflight {
     this.pending.set(cseq, call);
     const result = this.line.write(call, cseq);
     if (result === 'written') {
-      if (this.pending.has(cseq)) call.written?.();
+      if (call.written !== undefined && this.pending.has(cseq)) call.written();
       return;
     }
     // Absent when the session ended inside the write: then `end` has settled it.

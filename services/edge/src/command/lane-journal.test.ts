@@ -2,10 +2,11 @@ import type { AttemptEnd, EndedCommand, SettleResult } from '@lapi-broker/lane';
 import { BrokerError, type CommandId, type DeviceCode, type Epoch, type InstanceId } from '@lapi-broker/protocol';
 import { createLog, createMetrics } from '@lapi-broker/telemetry';
 import { expect, test } from 'vitest';
-import { MAX_UNHEARD_BYTES, MAX_UNHEARD_ENDS, UNHEARD_END_MS, UNHEARD_REPEAT_MS } from '../limits.ts';
+import { UNHEARD_REPEAT_MS } from '../limits.ts';
 import { createEdgeMetrics } from '../metrics.ts';
 import { LaneJournal } from './lane-journal.ts';
 
+const BOUNDS = { ends: 3, bytes: 1_000, ageMs: 60_000 };
 const TIMED_OUT: AttemptEnd = { kind: 'timed_out' };
 const answered = (bytes: number): AttemptEnd => ({
   kind: 'answered',
@@ -27,6 +28,7 @@ function rig() {
   };
   const journal = new LaneJournal({
     line: { settle: async (_code, id) => await take(id), giveBack: async (_code, id) => await take(id) },
+    bounds: BOUNDS,
     monotonicMs: () => state.nowMs,
     ended: (command) => told.push(command),
     metrics: createEdgeMetrics(createMetrics('edge')),
@@ -75,16 +77,16 @@ test('an end that the store did not take is told again until it does, then whoev
 test('what waits for the store is bounded in number, bytes and time; the oldest goes first and is given up', async () => {
   const { state, heard, journal, report, settle, pass } = rig();
   state.isAway = true;
-  for (let i = 0; i <= MAX_UNHEARD_ENDS; i++) report(`n${i}`);
+  for (let i = 0; i <= BOUNDS.ends; i++) report(`n${i}`);
   await settle();
-  expect([journal.size, heard]).toEqual([MAX_UNHEARD_ENDS, ['n0']]);
-  report('large', answered(MAX_UNHEARD_BYTES - 1));
+  expect([journal.size, heard]).toEqual([BOUNDS.ends, ['n0']]);
+  report('large', answered(BOUNDS.bytes - 1));
   await settle();
   expect(heard).toEqual(['n0', 'n1']);
   report('straw', answered(2));
   await settle();
   expect([journal.size, heard.at(-1)]).toEqual([1, 'large']);
-  await pass(UNHEARD_END_MS);
+  await pass(BOUNDS.ageMs);
   expect([journal.size, heard.at(-1)]).toEqual([0, 'straw']);
 });
 

@@ -1,13 +1,13 @@
 /** Tells the lanes how attempts ended, until they have heard it. What fails because the store is away is kept and repeated, in paced batches;
  *  the store takes each end once, whatever arrives twice.
- *  Bounds: MAX_UNHEARD_ENDS ends, MAX_UNHEARD_BYTES of answers, UNHEARD_END_MS; the oldest go first. The store gives a forgotten attempt up by
+ *  Bounded in number, bytes of answers and time; the oldest go first. The store gives a forgotten attempt up by
  *  itself, as something that nobody knows, which is then the truth (I4).
  *  Not done here: what an end means for the next command (lane-runner.ts). */
 
 import type { AttemptEnd, EndedCommand, LaneLine } from '@lapi-broker/lane';
 import type { CommandId, DeviceCode, Epoch } from '@lapi-broker/protocol';
 import type { Log } from '@lapi-broker/telemetry';
-import { MAX_UNHEARD_BYTES, MAX_UNHEARD_ENDS, UNHEARD_BATCH, UNHEARD_END_MS, UNHEARD_REPEAT_MS } from '../limits.ts';
+import { UNHEARD_BATCH, UNHEARD_REPEAT_MS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 
 /** Which attempt of which command, and under which ownership it was begun. */
@@ -28,6 +28,8 @@ export interface AttemptReport {
 
 export interface LaneJournalOptions {
   readonly line: Pick<LaneLine, 'settle' | 'giveBack'>;
+  /** Of what is kept. */
+  readonly bounds: { readonly ends: number; readonly bytes: number; readonly ageMs: number };
   readonly monotonicMs: () => number;
   readonly ended: (command: EndedCommand) => void;
   readonly metrics: EdgeMetrics;
@@ -103,19 +105,21 @@ export class LaneJournal {
 
   private keep(report: AttemptReport): void {
     const bytes = report.end?.kind === 'answered' ? report.end.body.byteLength : 0;
-    const entry = { report, sinceMs: this.options.monotonicMs(), bytes };
+    const { bounds, monotonicMs } = this.options;
+    const entry = { report, sinceMs: monotonicMs(), bytes };
     this.kept.add(entry);
     this.keptBytes += bytes;
     for (const oldest of this.kept) {
-      if (this.kept.size <= MAX_UNHEARD_ENDS && this.keptBytes <= MAX_UNHEARD_BYTES) break;
+      if (this.kept.size <= bounds.ends && this.keptBytes <= bounds.bytes) break;
       this.forget(oldest);
     }
   }
 
   /** Goes on for as long as everything gets through. */
   private async repeat(): Promise<void> {
+    const { bounds, monotonicMs } = this.options;
     for (const entry of this.kept) {
-      if (entry.sinceMs + UNHEARD_END_MS > this.options.monotonicMs()) break;
+      if (entry.sinceMs + bounds.ageMs > monotonicMs()) break;
       this.forget(entry);
     }
     while (this.kept.size > 0) {

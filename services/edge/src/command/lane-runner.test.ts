@@ -1,7 +1,7 @@
 import type { AttemptEnd, BeginResult, LaneName } from '@lapi-broker/lane';
 import type { CommandId, DeviceAnswer, DeviceCode, Epoch, NodeId } from '@lapi-broker/protocol';
 import { describe, expect, test } from 'vitest';
-import { LANE_PAUSE_MS, LATE_ANSWER_MS, MAX_MESSAGE_BYTES } from '../limits.ts';
+import { BEGIN_FRESH_MS, LANE_PAUSE_MS, LATE_ANSWER_MS, MAX_MESSAGE_BYTES } from '../limits.ts';
 import { type Call, Inflight, type WriteResult } from './inflight.ts';
 import type { AttemptReport } from './lane-journal.ts';
 import { type LaneHost, LaneRunner, type LaneSession } from './lane-runner.ts';
@@ -22,8 +22,10 @@ const answer = (cseq: number, text = '{"ResponseCode":0}', success = true): Devi
 });
 
 /** What reached the store and the device, in order: `begin normal`, `write /1`, `settle /1 answered`, `back /2 1`. */
-function rig(options: { window?: number; limit?: number; readyAtMs?: number; deaf?: boolean } = {}) {
-  const { window = 1, limit = 8, readyAtMs = 0, deaf = false } = options;
+function rig(
+  options: { window?: number; limit?: number; readyAtMs?: number; deaf?: boolean; tellsLast?: boolean } = {},
+) {
+  const { window = 1, limit = 8, readyAtMs = 0, deaf = false, tellsLast = false } = options;
   const log: string[] = [];
   const queued: Record<LaneName, { id: string; attempt: number; bytes: number }[]> = { normal: [], urgent: [] };
   const written = new Map<string, number>();
@@ -49,6 +51,7 @@ function rig(options: { window?: number; limit?: number; readyAtMs?: number; dea
       log.push(`begin ${lane}`);
       if (state.isFenced) return { status: 'fenced' };
       const next = state.isUnavailable ? undefined : queued[lane].shift();
+      const isLast = tellsLast && queued[lane].length === 0;
       const { isUnavailable, gate } = state;
       await gate;
       if (isUnavailable) return { status: 'unavailable' };
@@ -62,7 +65,7 @@ function rig(options: { window?: number; limit?: number; readyAtMs?: number; dea
         body: Buffer.alloc(next.bytes),
         leftMs: TIMEOUT_MS,
       };
-      return { status: 'begun', command, ended: [] };
+      return { status: 'begun', command, isLast, ended: [] };
     },
     confirmed: async () => state.confirmed,
     hasWritten: (id, attempt) => (written.get(id) ?? 0) >= attempt,
@@ -161,6 +164,42 @@ describe('the lanes of one session', () => {
     await answer(2, undefined, false);
     expect(take()).toEqual(['settle /2 answered', 'begin normal']);
     expect(session.lanes, 'nothing is remembered of an idle device').toBeUndefined();
+  });
+
+  test('a lane that holds nothing else is not asked for the next after an answer', async () => {
+    const { add, wake, answer, take, session } = rig({ tellsLast: true });
+    add('normal', '1', '2');
+    await wake();
+    await answer(1);
+    take();
+    await answer(2);
+    expect(take()).toEqual(['settle /2 answered']);
+    expect(session.lanes).toBeUndefined();
+  });
+
+  test('what comes behind the last command of a lane is asked for, whenever it is told', async () => {
+    for (const moment of ['begin', 'out'] as const) {
+      const { add, wake, answer, take, settle, hold } = rig({ tellsLast: true });
+      add('normal', '1');
+      const open = moment === 'begin' ? hold() : () => undefined;
+      await wake();
+      add('normal', '2');
+      await wake();
+      open();
+      await settle();
+      take();
+      await answer(1);
+      expect(take(), moment).toEqual(['settle /1 answered', 'begin normal', 'write /2 2']);
+    }
+  });
+
+  test('the last command of a lane may come again when it was not answered', async () => {
+    const { add, wake, pass, take } = rig({ tellsLast: true });
+    add('normal', '1');
+    await wake();
+    take();
+    await pass(TIMEOUT_MS);
+    expect(take()).toEqual(['settle /1 timed_out', 'begin normal']);
   });
 
   test('at most `window` commands of a lane are unanswered, and the other lane does not wait for them', async () => {
@@ -294,6 +333,18 @@ describe('the lanes of one session', () => {
     state.isFenced = false;
     await pass(LANE_PAUSE_MS);
     expect(take()).toContain('write /1 1');
+  });
+
+  test('what was begun long ago is given back, because a process that was paused may not know yet that the device has moved (3.4)', async () => {
+    const { add, wake, take, hold, pass, settle } = rig();
+    const release = hold();
+    add('normal', '1');
+    add('urgent', '2');
+    await wake();
+    await pass(BEGIN_FRESH_MS + 1);
+    release();
+    await settle();
+    expect(take()).toEqual(['begin normal', 'begin urgent', 'back /1 1', 'back /2 1']);
   });
 
   test('a session that ends: what was written is lost, what waited goes back (D9)', async () => {

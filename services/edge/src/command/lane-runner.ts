@@ -18,7 +18,7 @@ import {
   type NodeId,
   writeAnswerObject,
 } from '@lapi-broker/protocol';
-import { ENVELOPE_BYTES, LANE_PAUSE_MS, MAX_MESSAGE_BYTES } from '../limits.ts';
+import { BEGIN_FRESH_MS, ENVELOPE_BYTES, LANE_PAUSE_MS, MAX_MESSAGE_BYTES } from '../limits.ts';
 import type { Call, CallOutcome } from './inflight.ts';
 import type { Attempt, AttemptReport } from './lane-journal.ts';
 
@@ -67,6 +67,8 @@ interface Lane {
   isStarting: boolean;
   /** Woken while starting. */
   isWoken: boolean;
+  /** The store said that nothing waits behind what is out, and nobody has said otherwise since. */
+  isEmpty: boolean;
   /** Monotonic ms of the next look; Infinity = none. */
   dueMs: number;
 }
@@ -120,6 +122,7 @@ export class LaneRunner {
     out: 0,
     isStarting: false,
     isWoken: false,
+    isEmpty: false,
     dueMs: Number.POSITIVE_INFINITY,
   }));
   /** Ends that the store has not taken yet. */
@@ -138,7 +141,11 @@ export class LaneRunner {
 
   /** Something may be there to send, in this lane or in any. */
   wake(name?: LaneName): void {
-    for (const lane of this.lanes) if (name === undefined || name === lane.name) this.start(lane);
+    for (const lane of this.lanes) {
+      if (name !== undefined && name !== lane.name) continue;
+      lane.isEmpty = false;
+      this.start(lane);
+    }
     this.retire();
   }
 
@@ -153,7 +160,7 @@ export class LaneRunner {
     this.host.wrote(attempt.id, attempt.attempt);
     lane.out++;
     lane.isStarting = false;
-    this.start(lane);
+    if (!lane.isEmpty) this.start(lane);
   }
 
   settled(call: LaneCall, outcome: CallOutcome): void {
@@ -199,10 +206,17 @@ export class LaneRunner {
   private async begin(lane: Lane): Promise<void> {
     const { host, session } = this;
     const { code, epoch } = session;
+    const askedMs = host.monotonicMs();
     const result = await host.begin(session, lane.name);
     switch (result.status) {
       case 'begun':
-        await this.write(lane, { code, id: result.command.id, epoch, attempt: result.command.attempt }, result.command);
+        lane.isEmpty = result.isLast && !lane.isWoken;
+        await this.write(
+          lane,
+          { code, id: result.command.id, epoch, attempt: result.command.attempt },
+          result.command,
+          askedMs + BEGIN_FRESH_MS,
+        );
         return;
       case 'idle':
         this.rest(lane, result.nextMs);
@@ -219,7 +233,7 @@ export class LaneRunner {
     }
   }
 
-  private async write(lane: Lane, attempt: Attempt, command: BegunCommand): Promise<void> {
+  private async write(lane: Lane, attempt: Attempt, command: BegunCommand, freshUntilMs: number): Promise<void> {
     const { host, session } = this;
     const deadlineMs = host.monotonicMs() + command.leftMs;
     if (host.hasWritten(command.id, command.attempt)) {
@@ -229,18 +243,20 @@ export class LaneRunner {
       lane.isStarting = false;
       this.end(lane, attempt, { kind: 'refused', reason: 'request_too_large' });
     } else if (!(await host.confirmed(session.code))) this.giveBack(lane, attempt, 'unconfirmed');
+    else if (host.monotonicMs() > freshUntilMs) this.giveBack(lane, attempt, 'overdue');
     else if (!this.mayBegin() || session.epoch !== attempt.epoch) this.giveBack(lane, attempt, 'not_ready');
     else session.submit(new LaneCall(this, lane, attempt, command, deadlineMs));
   }
 
-  /** The next is asked for behind the end, on the same connection. */
+  /** The next, if there may be one, is asked for behind the end, on the same connection. */
   private end(lane: Lane, attempt: Attempt, end: AttemptEnd): void {
     this.host.count('end', nameOf(end));
     this.report(attempt, end, () => {
       // The store counted this one as out when it was asked for the next.
       if (lane.dueMs !== Number.POSITIVE_INFINITY) this.start(lane);
     });
-    this.start(lane);
+    // An answered command does not come back; one without an answer may.
+    if (!lane.isEmpty || end.kind !== 'answered') this.start(lane);
   }
 
   /** The lane goes on when the store has taken it: until then it counts as out. */

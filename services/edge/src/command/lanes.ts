@@ -22,7 +22,7 @@ import type { Part } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import type { EdgeConfig } from '../config.ts';
 import type { Session } from '../device/session.ts';
-import { BEGIN_NOT_AFTER_MS } from '../limits.ts';
+import { BEGIN_NOT_AFTER_MS, MAX_UNHEARD_BYTES, MAX_UNHEARD_ENDS, UNHEARD_END_MS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import { AttemptMemory } from './attempt-memory.ts';
 import { type AttemptReport, LaneJournal } from './lane-journal.ts';
@@ -70,7 +70,8 @@ export class Lanes implements LaneHost, Part {
     });
     this.barrier = new ReplicaBarrier(this.connection, config.LAPI_CONFIRM_COMMANDS === 'auto' && isReplicated);
     const ended = (command: EndedCommand): void => this.tell(command);
-    this.journal = new LaneJournal({ line: this.store, monotonicMs, ended, metrics, log });
+    const bounds = { ends: MAX_UNHEARD_ENDS, bytes: MAX_UNHEARD_BYTES, ageMs: UNHEARD_END_MS };
+    this.journal = new LaneJournal({ line: this.store, bounds, monotonicMs, ended, metrics, log });
   }
 
   async start(): Promise<void> {

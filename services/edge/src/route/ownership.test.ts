@@ -19,14 +19,16 @@ const START_MS = 1_000_000;
 /** A node on memory stores whose clock stands until it is moved; the beat is the one of `announceDrain`. */
 async function node() {
   let nowMs = START_MS;
+  const lane = { busy: false };
   const clock = { nowMs: () => nowMs, monotonicMs: () => nowMs };
   const registry = new MemoryOwnerRegistry({
     provisioning: () => ({ revision: 1, enabled: true, tags: [] }),
     append: () => undefined,
     nowMs: clock.nowMs,
+    laneBusy: () => lane.busy,
   });
   const sessions = new SessionTable();
-  const looked: string[] = [];
+  const looked: SessionId[] = [];
   const metrics = createEdgeMetrics(createMetrics('edge'));
   const ownership: Ownership = new Ownership({
     nodeName: 'edge-1',
@@ -75,6 +77,8 @@ async function node() {
     registry,
     sessions,
     ownership,
+    lane,
+    looked,
     claim,
     pass: (ms: number) => {
       nowMs += ms;
@@ -145,5 +149,21 @@ test('a session is written to only under the incarnation that claimed it (I3)', 
   expect(ownership.mayWrite(session)).toBe(true);
   session.node = 'edge-1.0earlier00' as NodeId;
   expect(ownership.mayWrite(session)).toBe(false);
+  await ownership.stop();
+});
+
+test('after a gap in the inbox, and after a re-claim, the lanes of devices for which commands wait are looked at (D9, 3.3)', async () => {
+  const { registry, ownership, claim, open, lane, looked } = await node();
+  const session = open('one' as SessionId, await claim('one' as SessionId), ownership.node);
+  await ownership.checkSessions();
+  expect(looked).toEqual([]);
+  lane.busy = true;
+  await ownership.checkSessions();
+  expect(looked).toEqual(['one']);
+  await registry.reap(ownership.node, 10);
+  await ownership.checkSessions();
+  expect(looked).toEqual(['one', 'one']);
+  session.drop('closed');
+  await ownership.settled();
   await ownership.stop();
 });
