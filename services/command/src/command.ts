@@ -276,6 +276,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     ...jobs.parts,
     ...schedules.parts,
     dispatch,
+    lanes.waits,
     feed,
     {
       name: 'api',

@@ -79,7 +79,9 @@ export const LIMIT_VARIABLES = {
     .min(60)
     .max(30 * 24 * 3_600)
     .default(86_400)
-    .describe('How long the record of a command is kept after its end.'),
+    .describe(
+      'How long the record of a command is kept after its end. An Idempotency-Key holds for a day, but no longer than its record.',
+    ),
   LAPI_JOBS_ACTIVE: z.coerce
     .number()
     .int()

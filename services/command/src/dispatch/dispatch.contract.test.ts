@@ -1,7 +1,13 @@
 import { type PublishResult, type PubSub, RedisPubSub } from '@lapi-broker/bus';
 import { RedisDeviceStore } from '@lapi-broker/device';
 import { type RedisServer, startRedis, waitFor } from '@lapi-broker/fixture';
-import type { DeviceCode, InstanceId, ReplyFrame } from '@lapi-broker/protocol';
+import {
+  type CommandId,
+  type DeviceCode,
+  encodeEndedFrame,
+  type InstanceId,
+  type ReplyFrame,
+} from '@lapi-broker/protocol';
 import {
   closeConnection,
   createKeyspace,
@@ -85,9 +91,11 @@ async function fixture({ pendingCommands = 100, cacheMs = 60_000, wrap = (pubsub
     },
     foreignFrame: () => undefined,
   };
+  const instance = `c${nanoid(8)}` as InstanceId;
+  const ended: CommandId[] = [];
   const dispatch = new Dispatch(
     {
-      instance: `c${nanoid(8)}` as InstanceId,
+      instance,
       keyspace,
       pubsub: wrap(bus()),
       registry,
@@ -95,6 +103,7 @@ async function fixture({ pendingCommands = 100, cacheMs = 60_000, wrap = (pubsub
       time: clock,
       owners: new OwnerCache(100, cacheMs),
       meter,
+      onEnded: (id) => ended.push(id),
       monotonicMs,
       random: () => 0.5,
     },
@@ -128,8 +137,17 @@ async function fixture({ pendingCommands = 100, cacheMs = 60_000, wrap = (pubsub
       connectTimeoutMs: 0,
       ...over,
     });
-  return { dispatch, registry, directory, devices, nodes, counts, edge, provision, call };
+  return { dispatch, instance, ended, registry, directory, devices, nodes, counts, edge, provision, call };
 }
+
+it('the reply channel also tells of recorded commands that ended', async () => {
+  const { instance, ended, counts } = await fixture();
+  const id = `00${'a'.repeat(20)}` as CommandId;
+  await bus().publish(keyspace.reply(instance), encodeEndedFrame(id));
+  await waitFor(() => ended.length === 1, { deadlineMs: 2_000, what: 'the frame' });
+  expect(ended).toEqual([id]);
+  expect(counts.late).toBe(0);
+});
 
 describe('direct commands', () => {
   it("the device's answer comes back byte by byte, and the request reaches it byte by byte", async () => {

@@ -6,9 +6,11 @@ import { z } from 'zod';
 import { JOB_STATES, RETRYABLE_STATES, TARGET_STATES } from '../job/job.ts';
 import { JOB_LIMITS } from '../job/job-limits.ts';
 import { LIMITS } from '../limits.ts';
+import { IdempotencyKey } from './command-schema.ts';
 import { DeviceCodeText } from './schema.ts';
 
 const time = z.iso.datetime();
+const anyTime = z.iso.datetime({ offset: true, error: 'must be an RFC 3339 time, such as 2026-01-31T22:00:00Z' });
 const whole = (bounds: { readonly min: number; readonly max: number }) =>
   z.number().int().min(bounds.min).max(bounds.max);
 
@@ -147,7 +149,7 @@ export const JobRequest = z
     ttlMs: whole(JOB_LIMITS.ttlMs)
       .optional()
       .describe('What has not started by then is `expired`. Default 24 h. Counts from `window.notBefore` where given.'),
-    expiresAt: time.optional().describe('The same as a time of day; not together with `ttlMs`.'),
+    expiresAt: anyTime.optional().describe('The same as a time of day; not together with `ttlMs`.'),
     offline: z
       .enum(['wait', 'fail'])
       .default('wait')
@@ -273,9 +275,5 @@ export const RetryRequest = z
   .meta({ id: 'JobRetry' });
 
 export const JobHeaders = z.object({
-  'Idempotency-Key': z
-    .string()
-    .regex(/^[\x21-\x7e]{1,128}$/, 'must be 1–128 printable characters without blanks')
-    .optional()
-    .describe('The same key with the same body within 24 h is the same job.'),
+  'Idempotency-Key': IdempotencyKey.optional().describe('The same key with the same body within 24 h is the same job.'),
 });

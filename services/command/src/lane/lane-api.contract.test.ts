@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { RedisPubSub } from '@lapi-broker/bus';
-import { type RedisServer, startRedis, waitFor } from '@lapi-broker/fixture';
+import { type RedisServer, startRedis, startRedisSentinel, waitFor } from '@lapi-broker/fixture';
 import { RedisLaneStore } from '@lapi-broker/lane';
 import type { DeviceCode } from '@lapi-broker/protocol';
 import { closeConnection, createKeyspace, openConnection, type RedisConnection, ready } from '@lapi-broker/redis';
@@ -11,6 +11,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type CommandService, createCommandService } from '../command.ts';
 import { readCommandConfig } from '../config.ts';
 import { FakeEdge } from '../testing/fake-edge.ts';
+import { StorePressure } from './pressure.ts';
 
 const ADMIN = `admin-${randomBytes(24).toString('base64url')}`;
 const PREFIX = 'lane-api';
@@ -517,43 +518,100 @@ describe('history', () => {
 });
 
 describe('when the store has little memory left', () => {
-  it('new commands are refused first; direct calls, reads and cancels go on, and room ends it', async () => {
-    const small = await startRedis({ args: ['--maxmemory', '12mb', '--maxmemory-policy', 'noeviction'] });
-    const process = createCommandService(config({ REDIS_URL: small.url }), log);
-    await process.lifecycle.start();
-    const filler = openConnection({ url: small.url, commandTimeoutMs: 2_000 }, 'state');
+  let small: RedisServer;
+  let filler: RedisConnection;
+  const started: CommandService[] = [];
+
+  beforeAll(async () => {
+    small = await startRedis({ args: ['--maxmemory', '12mb', '--maxmemory-policy', 'noeviction'] });
+    filler = openConnection({ url: small.url, commandTimeoutMs: 2_000 }, 'state');
     await ready(filler, 5_000);
+  });
+  afterAll(async () => {
+    for (const each of started) await each.lifecycle.stop();
+    await closeConnection(filler);
+    await small.stop();
+  });
+
+  const fill = async (): Promise<void> => {
+    for (let i = 0; i < 8; i++) await filler.set(`fill:${i}`, 'x'.repeat(1_000_000));
+  };
+  const start = async (): Promise<CommandService> => {
+    const made = createCommandService(config({ REDIS_URL: small.url }), log);
+    started.push(made);
+    await made.lifecycle.start();
+    return made;
+  };
+
+  it('it is noticed, and so is room', async () => {
+    const changes: boolean[] = [];
+    const options = { intervalMs: 20, percent: 80, onChange: (full: boolean) => changes.push(full) };
+    const pressure = new StorePressure(filler, options);
+    await pressure.start();
     try {
-      await ask('PUT', '/v1/devices/CAM1', { secret: 'k9!Zr7_pQ2wX4vLm' }, {}, process);
-      const accepted = await post('CAM1', WRITE, {}, process);
-      expect(accepted.status).toBe(202);
-      for (let i = 0; i < 80; i++) await filler.set(`fill:${i}`, 'x'.repeat(100_000));
-      let refused: Answer | undefined;
-      await waitFor(
-        async () => {
-          refused = await post('CAM1', { ...WRITE, coalesceKey: 'c' }, {}, process);
-          return refused.status === 503;
-        },
-        { deadlineMs: 6_000, what: 'a refusal' },
-      );
-      expect(refused?.body).toMatchObject({ error: 'store_full', executed: 'no' });
-      expect(refused?.headers.get('retry-after')).toBe('30');
-      const direct = await post('CAM1', { ...WRITE, mode: 'direct' }, {}, process);
-      expect(direct.body).toMatchObject({ error: 'device_offline' });
-      const cancelled = await ask('DELETE', `/v1/commands/${String(accepted.body.id)}`, undefined, {}, process);
-      expect(cancelled.body).toMatchObject({ state: 'cancelled' });
+      expect(pressure.full).toBe(false);
+      await fill();
+      await waitFor(() => pressure.full, { deadlineMs: 2_000, what: 'a full store' });
+      expect(pressure.usedPercent).toBeGreaterThanOrEqual(80);
       await filler.flushdb();
-      await ask('PUT', '/v1/devices/CAM1', { secret: 'k9!Zr7_pQ2wX4vLm' }, {}, process);
-      await waitFor(async () => (await post('CAM1', WRITE, {}, process)).status === 202, {
-        deadlineMs: 6_000,
-        what: 'room again',
-      });
+      await waitFor(() => !pressure.full, { deadlineMs: 2_000, what: 'room' });
+      expect(changes).toEqual([true, false]);
     } finally {
-      await closeConnection(filler);
-      await process.lifecycle.stop();
-      await small.stop();
+      pressure.stop();
     }
   });
+
+  it('new commands are refused first; direct calls, reads and cancels go on', async () => {
+    const before = await start();
+    await ask('PUT', '/v1/devices/CAM1', { secret: 'k9!Zr7_pQ2wX4vLm' }, {}, before);
+    const accepted = await post('CAM1', WRITE, {}, before);
+    expect(accepted.status).toBe(202);
+    await fill();
+    const full = await start();
+    for (const mode of ['queue', 'direct-then-queue']) {
+      const refused = await post('CAM1', { ...WRITE, mode }, {}, full);
+      expect(refused.body).toMatchObject({ status: 503, error: 'store_full', executed: 'no', retryable: true });
+      expect(refused.headers.get('retry-after')).toBe('30');
+    }
+    const direct = await post('CAM1', { ...WRITE, mode: 'direct' }, {}, full);
+    expect(direct.body).toMatchObject({ error: 'device_offline' });
+    const path = `/v1/commands/${String(accepted.body.id)}`;
+    expect((await ask('GET', path, undefined, {}, full)).body).toMatchObject({ state: 'queued' });
+    expect((await ask('DELETE', path, undefined, {}, full)).body).toMatchObject({ state: 'cancelled' });
+  });
+});
+
+it('where Redis has replicas, nothing counts that none of them has; the same key finds it when one is back (I4.2)', async () => {
+  const sentinel = await startRedisSentinel();
+  const replicated = createCommandService(config({ REDIS_URL: sentinel.url }), log);
+  try {
+    await replicated.lifecycle.start();
+    await ask('PUT', '/v1/devices/CAM1', { secret: 'k9!Zr7_pQ2wX4vLm' }, {}, replicated);
+    const first = await post('CAM1', WRITE, { 'Idempotency-Key': 'a' }, replicated);
+    expect(first.status).toBe(202);
+    for (const replica of sentinel.replicas) await replica.kill('SIGSTOP');
+    const send = () => post('CAM1', WRITE, { 'Idempotency-Key': 'b' }, replicated);
+    for (const answer of [await send(), await send()]) {
+      expect(answer.body).toMatchObject({
+        status: 503,
+        error: 'broker_unavailable',
+        executed: 'maybe',
+        retryable: true,
+      });
+      expect(answer.body.detail).toContain('may exist');
+    }
+    expect((await post('CAM1', WRITE, {}, replicated)).body).toMatchObject({ executed: 'maybe', retryable: false });
+    const cancel = await ask('DELETE', `/v1/commands/${String(first.body.id)}`, undefined, {}, replicated);
+    expect(cancel.body).toMatchObject({ error: 'broker_unavailable' });
+    const direct = await post('CAM1', { ...WRITE, mode: 'direct' }, { 'Idempotency-Key': 'c' }, replicated);
+    expect(direct.body).toMatchObject({ error: 'broker_unavailable', executed: 'no' });
+    for (const replica of sentinel.replicas) await replica.kill('SIGCONT');
+    await waitFor(async () => (await send()).status === 202, { deadlineMs: 10_000, what: 'a confirmation' });
+    expect((await send()).headers.get('idempotent-replay')).toBe('true');
+  } finally {
+    await replicated.lifecycle.stop();
+    await sentinel.stop();
+  }
 });
 
 it('only hashes of Idempotency-Keys are stored', async () => {

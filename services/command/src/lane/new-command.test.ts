@@ -48,6 +48,7 @@ it.each<[string, Partial<QueuedRequest>]>([
   ['attempts', { maxAttempts: 2 }],
   ['backoff', { backoffMs: 1_001 }],
   ['coalesceKey', { coalesceKey: 'c' }],
+  ['origin', { retryOf: MINTED.id }],
 ])('another %s is another request under the same key', (_what, change) => {
   expect(hashOf(change)).not.toBe(hashOf());
 });

@@ -110,8 +110,9 @@ export function recordOf(command: NewCommand, state: 'queued' | 'sent', nowMs: n
 
 /** What makes two requests the same command. How long somebody waits for the answer, and who asks, is no part of it. */
 function hashOf(request: QueuedRequest, mode: CommandMode): string {
-  const { method, url, body, lane, timeoutMs, expires, notBeforeMs, maxAttempts, backoffMs, coalesceKey } = request;
-  const head = [mode, method, url, lane, timeoutMs, expires, notBeforeMs, maxAttempts, backoffMs, coalesceKey];
+  const { method, url, body, lane, timeoutMs, expires, notBeforeMs, maxAttempts, backoffMs, coalesceKey, retryOf } =
+    request;
+  const head = [mode, method, url, lane, timeoutMs, expires, notBeforeMs, maxAttempts, backoffMs, coalesceKey, retryOf];
   return createHash('sha256').update(JSON.stringify(head)).update('\n').update(body).digest('hex');
 }
 

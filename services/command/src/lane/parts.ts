@@ -54,6 +54,8 @@ export interface Lanes {
   storeFull(): boolean;
   /** To start after the store and its time, in this order. */
   readonly parts: readonly Part[];
+  /** Requests that wait for an end; to be drained before the calls in progress, which they would outlive. */
+  readonly waits: Part;
 }
 
 const TIMER_TIMEOUT_MS = 2_000;
@@ -187,7 +189,7 @@ export function createLanes(wiring: LaneWiring): Lanes {
       { name: 'lane timers', start: () => timers.start(), stop: () => timers.stop() },
       tender,
       calls,
-      waiters,
     ],
+    waits: waiters,
   };
 }

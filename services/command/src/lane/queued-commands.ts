@@ -209,16 +209,16 @@ export class QueuedCommands implements CommandQueue {
     const command = completeCommand(request, direct, { id, nowMs, replyTo: instance });
     let result: SubmitResult;
     try {
-      result = await intake.submit(command, limits.lane, Math.min(request.notAfterMs ?? Infinity, this.#notAfterMs()));
+      result = await intake.submit(command, limits.lane, this.#notAfterMs());
     } catch (error) {
-      if (error instanceof BrokerError && error.code === 'broker_unavailable') return MAY_EXIST;
+      if (error instanceof BrokerError && error.code === 'broker_unavailable') return unconfirmed(direct);
       throw error;
     }
     const submitted = this.#outcome(command, nowMs, result);
     if (submitted.status === 'refused') return submitted;
     // Before it is confirmed, because the owner has its own confirmation to wait for before it writes.
-    if (result.status === 'accepted') this.noteAccepted(code, result, command.lane);
-    return (await confirm(keyspace.device(code))) ? submitted : MAY_EXIST;
+    if (result.status === 'accepted') this.noteAccepted(code, result);
+    return (await confirm(keyspace.device(code))) ? submitted : unconfirmed(direct);
   }
 
   /** After a script let a command into a lane: tells everybody who should look. */
@@ -251,12 +251,13 @@ export class QueuedCommands implements CommandQueue {
   }
 }
 
-const MAY_EXIST: Refused = {
-  status: 'refused',
-  error: 'broker_unavailable',
-  detail: 'the store did not confirm the command; it may exist, so ask again with the same Idempotency-Key',
-  mayExist: true,
-};
+/** A direct call is made only after its record was confirmed, and by nobody else; so nothing of it was sent. */
+function unconfirmed(direct: DirectPart | undefined): Refused {
+  if (direct !== undefined)
+    return refused('broker_unavailable', 'the store did not confirm the record of the call; nothing was sent');
+  const detail = 'the store did not confirm the command; it may exist, so ask again with the same Idempotency-Key';
+  return { ...refused('broker_unavailable', detail), mayExist: true };
+}
 
 export function laneLimit(limit: 'commands' | 'bytes', lane: LaneLimits): string {
   return limit === 'commands'

@@ -103,7 +103,11 @@ describe('direct-then-queue', () => {
     'what was not written because of %s waits in its lane',
     async (error) => {
       const { settled, call } = fixture(refused(error, false));
-      expect(await call('direct-then-queue')).toEqual({ status: 'queued', id: ID });
+      expect(await call('direct-then-queue')).toMatchObject({
+        status: 'queued',
+        id: ID,
+        record: { state: 'queued', attempts: 0 },
+      });
       expect(settled).toEqual([]);
     },
   );
@@ -122,9 +126,13 @@ describe('direct-then-queue', () => {
   });
 
   it('without a replica that has it, nobody is told that it waits', async () => {
-    const { state, call } = fixture(refused('device_offline', false));
+    const { state, call, calls } = fixture(refused('device_offline', false));
     state.confirmed = false;
-    expect(await call('direct-then-queue')).toMatchObject({ status: 'refused', error: 'broker_unavailable' });
+    expect(await call('direct-then-queue')).toMatchObject({ error: 'broker_unavailable', mayExist: true });
+    state.confirmed = true;
+    state.away = true;
+    expect(await call('direct-then-queue')).toMatchObject({ error: 'broker_unavailable', mayExist: true });
+    calls.stop();
   });
 
   it('a full lane is named', async () => {

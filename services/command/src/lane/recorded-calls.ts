@@ -25,11 +25,11 @@ export interface RecordedCall extends QueuedRequest {
 export type CallOutcome =
   /** `state`: as recorded, or as it would have been. */
   | { readonly status: 'ended'; readonly id: CommandId; readonly state: CommandState; readonly end: CommandEnd }
-  /** Nothing was written; it waits in its lane. */
-  | { readonly status: 'queued'; readonly id: CommandId }
+  /** Nothing was written; it waits in its lane. `record`: as it was at that moment. */
+  | { readonly status: 'queued'; readonly id: CommandId; readonly record: CommandRecord }
   /** Made by an earlier request with the same key. */
   | { readonly status: 'repeated'; readonly id: CommandId; readonly record: CommandRecord | undefined }
-  | (Refused & { readonly id?: CommandId });
+  | Refused;
 
 export interface RecordedCallsParts {
   readonly commands: Pick<QueuedCommands, 'submitAs' | 'noteAccepted' | 'read'>;
@@ -69,12 +69,12 @@ export class RecordedCalls {
     const submitted = await commands.submitAs({ mode, withinMs: untilMs + SETTLE_MS }, request);
     if (submitted.status === 'refused') return submitted;
     const { id } = submitted;
-    if (submitted.status === 'repeated') return { status: 'repeated', id, record: await this.#outcomeOf(id, untilMs) };
+    if (submitted.status === 'repeated') return await this.#repeated(id, untilMs);
     const { code, method, url, body, timeoutMs } = call;
     const end = await dispatch.call({ code, method, url, body, timeoutMs, connectTimeoutMs, withdrawn });
     const mayWait = end.status === 'refused' && !end.written && !HOPELESS.includes(end.error);
     return mode === 'direct-then-queue' && mayWait
-      ? await this.#queue(code, id, end)
+      ? await this.#queue(submitted.record, end)
       : await this.#settle(code, id, end);
   }
 
@@ -85,9 +85,15 @@ export class RecordedCalls {
   }
 
   /** Waits as long as the first call may take, then answers with what is known. */
-  async #outcomeOf(id: CommandId, withinMs: number): Promise<CommandRecord | undefined> {
+  async #repeated(id: CommandId, withinMs: number): Promise<CallOutcome> {
     const { waiters, commands } = this.#parts;
-    return (await waiters.whenEnded(id, withinMs)) ?? (await commands.read(id));
+    try {
+      const record = (await waiters.whenEnded(id, withinMs)) ?? (await commands.read(id));
+      return { status: 'repeated', id, record };
+    } catch (error) {
+      if (error instanceof BrokerError && error.code === 'broker_unavailable') return UNREADABLE;
+      throw error;
+    }
   }
 
   async #settle(code: DeviceCode, id: CommandId, end: CommandEnd): Promise<CallOutcome> {
@@ -102,19 +108,21 @@ export class RecordedCalls {
     return { status: 'ended', id, state, end };
   }
 
-  async #queue(code: DeviceCode, id: CommandId, end: CommandEnd): Promise<CallOutcome> {
+  async #queue(sent: CommandRecord, end: CommandEnd): Promise<CallOutcome> {
     const { intake, commands, lane, confirm } = this.#parts;
+    const { code, id } = sent;
     const result = await this.#untilTaken(async () => {
       const queued = await intake.queueDirect(code, id, lane);
       if (queued.status === 'accepted') commands.noteAccepted(code, queued);
       return queued;
     });
     if (result === undefined || (isIn(result) && !(await confirm(code)))) {
-      return { status: 'refused', error: 'broker_unavailable', detail: NOT_CONFIRMED, id };
+      return { status: 'refused', error: 'broker_unavailable', detail: NOT_CONFIRMED, mayExist: true };
     }
-    if (isIn(result)) return { status: 'queued', id };
+    if (isIn(result))
+      return { status: 'queued', id, record: { ...sent, state: 'queued', attempts: 0, sentAtMs: undefined } };
     if (result.status === 'lane_full')
-      return { status: 'refused', error: 'lane_full', detail: laneLimit(result.limit, lane), id };
+      return { status: 'refused', error: 'lane_full', detail: laneLimit(result.limit, lane) };
     return { status: 'ended', id, state: 'expired', end };
   }
 
@@ -157,6 +165,15 @@ export class RecordedCalls {
 
 const NOT_CONFIRMED =
   'the store did not confirm that the command waits; it may, so ask again with the same Idempotency-Key';
+
+/** The command exists; whether it was sent, nobody can say now. */
+export const UNREADABLE: Refused = {
+  status: 'refused',
+  error: 'broker_unavailable',
+  detail:
+    'the command exists, but the store cannot be asked what became of it; ask again with the same Idempotency-Key',
+  mayExist: true,
+};
 
 function isIn(result: SubmitResult): boolean {
   return result.status === 'accepted' || result.status === 'repeated';

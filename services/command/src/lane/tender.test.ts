@@ -98,7 +98,7 @@ describe('timers', () => {
   it('are asked for by the time of the store, at most so many at once, and never fail the caller', async () => {
     const { timers, state, tender } = fixture();
     tender.ask(CAM, 6_000);
-    expect(timers).toEqual([{ id: '6000.0.0123', delayMs: 5_000 }]);
+    expect(timers).toEqual([{ id: '6000.0.0123', delayMs: 5_010 }]);
     for (let i = 0; i < 10; i++) tender.ask(CAM, 7_000);
     expect(timers).toHaveLength(3);
     state.away = true;
@@ -112,8 +112,8 @@ describe('timers', () => {
     const { tended, timers, state, tender } = fixture();
     await tender.onTimer('6000.0.0123');
     expect(tended).toEqual([]);
-    expect(timers).toEqual([{ id: '6000.1.0123', delayMs: 5_000 }]);
-    state.nowMs = 6_000;
+    expect(timers).toEqual([{ id: '6000.1.0123', delayMs: 5_010 }]);
+    state.nowMs = 6_010;
     await tender.onTimer('6000.1.0123');
     await tender.onTimer('6000.1.0123');
     expect(tended).toEqual([CAM, CAM]);

@@ -33,8 +33,8 @@ export interface TenderLimits {
   readonly pendingTimers: number;
 }
 
-/** A timer this much early is taken as in time: the script looks at the clock itself. */
-const EARLY_MS = 5;
+/** The time of the store is known to some milliseconds only, and a look before the moment would find nothing. */
+const MARGIN_MS = 10;
 
 export class Tender implements LaneTimers {
   readonly name = 'lane tender';
@@ -68,7 +68,7 @@ export class Tender implements LaneTimers {
     const timer = decodeTimer(id);
     if (timer === undefined || this.#stopped) return;
     const { code, atMs, tries } = timer;
-    if (this.#parts.time.nowMs() < atMs - EARLY_MS) await this.#add(code, atMs, tries + 1);
+    if (this.#parts.time.nowMs() < atMs + MARGIN_MS / 2) await this.#add(code, atMs, tries + 1);
     else await this.#tend(code, 'timer');
   }
 
@@ -114,7 +114,9 @@ export class Tender implements LaneTimers {
     if (this.#pendingTimers >= limits.pendingTimers) return;
     this.#pendingTimers += 1;
     try {
-      await addTimer(encodeTimer({ code, atMs, tries }), { delayMs: Math.max(0, Math.ceil(atMs - time.nowMs())) });
+      await addTimer(encodeTimer({ code, atMs, tries }), {
+        delayMs: Math.max(0, Math.ceil(atMs - time.nowMs()) + MARGIN_MS),
+      });
     } catch {
       // The sweep finds the lane.
     } finally {

@@ -4,6 +4,7 @@
 
 import { type CommandRecord, type CommandState, isEnded } from '@lapi-broker/lane';
 import {
+  BrokerError,
   type CommandId,
   type ErrorCode,
   errorDefinition,
@@ -18,6 +19,7 @@ import type { Caller } from '../../access/access.ts';
 import type { CommandEnd, CommandError } from '../../dispatch/dispatch.ts';
 import type { QueuedRequest } from '../../lane/new-command.ts';
 import type { Refused } from '../../lane/queued-commands.ts';
+import { UNREADABLE } from '../../lane/recorded-calls.ts';
 import { LIMITS } from '../../limits.ts';
 import type { Answer } from '../answer.ts';
 import type { Broker } from '../broker.ts';
@@ -38,6 +40,40 @@ import { CommandOutcome, DevicePath } from '../schema.ts';
 import { CALL_ERRORS, JSON_TYPE, judgePath, OUTCOMES } from './call.ts';
 
 const NOTHING = Buffer.alloc(0);
+/** For the document. */
+const ACCEPTED = {
+  id: '07k3v9x2m4q8w1z5t6r0ya',
+  code: '210235TEST0000000001',
+  mode: 'queue',
+  lane: 'normal',
+  method: 'PUT',
+  url: '/LAPI/V1.0/Channels/1/PTZ/PTZCtrl',
+  state: 'queued',
+  attempts: 0,
+  maxAttempts: 1,
+  acceptedAt: '2026-01-31T22:00:00.000Z',
+  expiresAt: '2026-01-31T23:00:00.000Z',
+  responseBytes: 0,
+};
+const ENDED = {
+  ...ACCEPTED,
+  state: 'succeeded',
+  executed: 'yes',
+  attempts: 1,
+  sentAt: '2026-01-31T22:00:00.004Z',
+  endedAt: '2026-01-31T22:00:00.031Z',
+  responseCode: 0,
+  responseBytes: 55,
+  response: { ResponseCode: 0, ResponseString: 'Succeed', Data: {} },
+};
+const CANCELLED = {
+  ...ACCEPTED,
+  state: 'cancelled',
+  executed: 'no',
+  reason: 'cancelled',
+  endedAt: '2026-01-31T22:00:05.120Z',
+};
+
 const REPLAY = ['Idempotent-Replay', 'true'] as const;
 
 const KeyHeader = z.object({ 'Idempotency-Key': IdempotencyKey.optional() });
@@ -66,11 +102,13 @@ export const createCommand = operation({
       description: 'Direct: the device answered success. Queued: the command ended within `waitMs`, whatever the end.',
       schema: z.union([CommandOutcome, CommandView]),
       contentType: JSON_TYPE,
+      example: ENDED,
     },
     202: {
       description: 'The command is kept and will be delivered; `Location` is where to read it.',
       schema: CommandView,
       contentType: JSON_TYPE,
+      example: ACCEPTED,
     },
   },
   errors: [...CALL_ERRORS, 'key_conflict', 'not_repeatable', 'lane_full', 'store_full'],
@@ -193,7 +231,7 @@ async function callRecorded(
     case 'ended':
       return endOf(outcome.end, outcome.id, body, outcome.state);
     case 'queued':
-      return await answerWaiting(outcome.id, body.waitMs ?? 0, broker, false);
+      return await answerAccepted(outcome.record, body.waitMs ?? 0, broker);
     case 'repeated':
       return mode === 'direct' ? replayOf(outcome.id, outcome.record) : replayOfWaiting(outcome.id, outcome.record);
   }
@@ -203,17 +241,29 @@ async function queue(request: QueuedRequest, waitMs: number, broker: Broker): Pr
   const { commands } = broker.lanes;
   const submitted = await commands.submit(request);
   if (submitted.status === 'refused') return refusal(submitted, request);
-  const { id } = submitted;
-  if (submitted.status === 'accepted' && waitMs === 0) return commandAnswer(submitted.record);
-  return await answerWaiting(id, isEnded(submitted.state) ? 0 : waitMs, broker, submitted.status === 'repeated');
+  if (submitted.status === 'accepted') return await answerAccepted(submitted.record, waitMs, broker);
+  const { id, state } = submitted;
+  try {
+    const ended = await commands.whenEnded(id, isEnded(state) ? 0 : waitMs);
+    return replayOfWaiting(id, ended ?? (await commands.read(id)));
+  } catch (error) {
+    if (error instanceof BrokerError && error.code === 'broker_unavailable') return refusal(UNREADABLE, request);
+    throw error;
+  }
 }
 
-/** What is known of it once it has ended, or when the time is over. */
-async function answerWaiting(id: CommandId, waitMs: number, broker: Broker, isReplay: boolean): Promise<Answer> {
+/** What is known of it once it has ended, or when the time is over. It was accepted, and stays so if the store goes away meanwhile. */
+async function answerAccepted(accepted: CommandRecord, waitMs: number, broker: Broker): Promise<Answer> {
+  if (waitMs === 0) return commandAnswer(accepted);
   const { commands } = broker.lanes;
-  const ended = waitMs > 0 ? await commands.whenEnded(id, waitMs) : undefined;
-  const record = ended ?? (await commands.read(id));
-  return record === undefined ? gone(id) : commandAnswer(record, isReplay);
+  const { id } = accepted;
+  try {
+    const record = (await commands.whenEnded(id, waitMs)) ?? (await commands.read(id));
+    return record === undefined ? gone(id) : commandAnswer(record);
+  } catch (error) {
+    if (error instanceof BrokerError && error.code === 'broker_unavailable') return commandAnswer(accepted);
+    throw error;
+  }
 }
 
 function commandAnswer(record: CommandRecord, isReplay = false): Answer {
@@ -327,7 +377,7 @@ export const readCommand = operation({
   scope: 'read',
   orScope: 'call',
   params: CommandPath,
-  responses: { 200: { description: 'The command.', schema: CommandView, contentType: JSON_TYPE } },
+  responses: { 200: { description: 'The command.', schema: CommandView, contentType: JSON_TYPE, example: ENDED } },
   errors: ['not_found'],
   async handle({ params }, broker) {
     const record = await broker.lanes.commands.read(params.id);
@@ -345,7 +395,7 @@ export const listCommands = operation({
   orScope: 'call',
   params: DevicePath,
   query: CommandListQuery,
-  responses: { 200: { description: 'One page.', schema: CommandList } },
+  responses: { 200: { description: 'One page.', schema: CommandList, example: { items: [ACCEPTED] } } },
   errors: ['device_unknown'],
   async handle({ params, query }, broker) {
     const { limit, state } = query;
@@ -368,7 +418,9 @@ export const cancelCommand = operation({
   description: 'What was sent cannot be called back, and what has ended stays as it is: 409 says which.',
   scope: 'call',
   params: CommandPath,
-  responses: { 200: { description: 'It ended `cancelled`.', schema: CommandView, contentType: JSON_TYPE } },
+  responses: {
+    200: { description: 'It ended `cancelled`.', schema: CommandView, contentType: JSON_TYPE, example: CANCELLED },
+  },
   errors: ['not_found', 'conflict'],
   async handle({ params: { id } }, broker) {
     const { commands } = broker.lanes;
@@ -393,7 +445,14 @@ export const retryCommand = operation({
   body: RetryRequest.optional(),
   bodyOptional: true,
   bodyExample: { ttlMs: 3_600_000 },
-  responses: { 202: { description: 'The new command.', schema: CommandView, contentType: JSON_TYPE } },
+  responses: {
+    202: {
+      description: 'The new command.',
+      schema: CommandView,
+      contentType: JSON_TYPE,
+      example: { ...ACCEPTED, id: '07z8c1b5n9p2d6f0h3j7ke', retryOf: ACCEPTED.id },
+    },
+  },
   errors: ['forbidden_by_policy', 'device_unknown', 'not_found', 'conflict', 'key_conflict', 'lane_full', 'store_full'],
   async handle({ caller, params: { id }, body, exchange }, broker) {
     if (caller === undefined) throw new TypeError('this route has a scope');
@@ -417,7 +476,7 @@ export const retryCommand = operation({
       case 'accepted':
         return commandAnswer(retried.record);
       case 'repeated':
-        return await answerWaiting(retried.id, 0, broker, true);
+        return replayOfWaiting(retried.id, await commands.read(retried.id));
     }
   },
 });

@@ -223,7 +223,7 @@ export const retryJob = operation({
   tag: 'Jobs',
   summary: 'Send it again where it failed',
   description:
-    'The same job goes on, with its pace from the first wave on, for the devices in `states`; a maintenance window does not hold any more. A device whose answer came late after all is left alone.',
+    'The same job goes on, with its pace from the first wave on, for the devices in `states`; its new time limit takes the place of `expiresAt` and `window.notAfter`. A device whose answer came late after all is left alone.',
   scope: 'call',
   params: JobPath,
   body: RetryRequest.optional(),

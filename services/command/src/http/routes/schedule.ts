@@ -198,7 +198,8 @@ export const resumeSchedule = operation({
   id: 'resumeSchedule',
   tag: 'Schedules',
   summary: 'Resume a paused schedule',
-  description: 'Goes on with the next moment from now; what passed meanwhile does not fire and is not counted as missed.',
+  description:
+    'Goes on with the next moment from now; what passed meanwhile does not fire and is not counted as missed.',
   scope: 'call',
   params: SchedulePath,
   responses: { 200: { description: 'The schedule.', schema: ScheduleView, example: EXAMPLE } },
