@@ -41,7 +41,7 @@
  *  lapi:{schedules}:schedule:<id>     hash    until deleted        command              command    spec (JSON), next (ms; '' = paused), last (JSON), missed
  *  lapi:{schedules}:all               zset    until deleted        command              command    id (score 0: byte order is the order of making)
  *  lapi:{schedules}:due               zset    until paused         command              command    id → ms of the next firing
- *  {lapi:queue:<name>}:<name>:*       BullMQ  until done           command              command        ids and times of work; no truth (libs/queue)
+ *  lapi:{queue:<name>}:<name>:*       BullMQ  until done           command              command        ids and times of work; no truth (libs/queue)
  *  channels (sharded pub/sub on Cluster): lapi:inbox:<node>.<inc>  to one incarnation     lapi:reply:<instance>  to one command process
  */
 
@@ -152,7 +152,7 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     schedule: (id) => `${prefix}:{schedules}:schedule:${id}`,
     schedules: () => `${prefix}:{schedules}:all`,
     dueSchedules: () => `${prefix}:{schedules}:due`,
-    queue: (name) => `{${prefix}:queue:${name}}`,
+    queue: (name) => `${prefix}:{queue:${name}}`,
     inbox: (node) => `${prefix}:inbox:${node}`,
     reply: (instance) => `${prefix}:reply:${instance}`,
   };

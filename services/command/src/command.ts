@@ -143,6 +143,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const schedules = createSchedules({
     config,
     state,
+    submits,
     keyspace,
     stream,
     commands: lanes.commands,

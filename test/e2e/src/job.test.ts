@@ -174,7 +174,7 @@ describe.concurrent('jobs', () => {
     const job = await create(
       'waves',
       { codes: some },
-      { waves: { first: 4, growth: 2 }, abort: { failurePercent: 10 } },
+      { waves: { first: 4, growth: 2 }, abort: { failurePercent: 10, afterEnded: 100 } },
     );
     const ended = await until(job.id, 'aborted');
     expect(ended.counts).toMatchObject({ succeeded: 4, failed: 8, skipped: 28 });
@@ -319,6 +319,18 @@ describe.concurrent('jobs', () => {
     expect(lines).toHaveLength(4);
     expect(lines[0]).toBe('code,state,executed,reason,responseCode,tries,commandId,startedAt,endedAt');
     expect(lines[1]?.startsWith(`${some[0]},succeeded,yes,,0,1,`)).toBe(true);
+  });
+
+  test('10,000 codes are one request and one table', async () => {
+    const many = Array.from({ length: 10_000 }, (_, i) => `${'X'.repeat(50)}${String(i).padStart(14, '0')}`);
+    const job = await create('many', { codes: many });
+    const ended = await until(job.id, 'finished_with_failures');
+    expect(ended.counts).toMatchObject({ failed: 10_000 });
+    const { text } = await broker.api(`/v1/jobs/${job.id}/targets.csv`);
+    expect(text.split('\r\n')).toHaveLength(10_002);
+    expect(text).toContain(`${many[9_999]},failed,no,device_unknown,,0,,,`);
+    const tooMany = await broker.api('/v1/jobs', { method: 'POST', body: { filler: 'x'.repeat(1_048_576) } });
+    expect(tooMany.status).toBe(413);
   });
 
   test('what happens to a job is told to those who follow the events, with an empty code', async () => {

@@ -3,12 +3,16 @@
 
 import { measureCommand } from './measurement/command.ts';
 import { measureIdle } from './measurement/idle.ts';
+import { measureJob } from './measurement/job.ts';
+import { measureLane } from './measurement/lane.ts';
 import { measureRegister } from './measurement/register.ts';
 
 const HELP = `Usage: npm run load -- <what> [--quick]
 
   command    CPU and latency of a direct command, beside a bare loop, BullMQ and Socket.IO
   register   CPU of a registration, beside a bare handshake and Socket.IO; 10,000 devices cut off and back
+  lane       CPU and latency of a queued command, beside the direct path and BullMQ
+  job        a job over thousands of devices: making it, devices per second, how soon a pause holds
   idle       memory, Redis and CPU of devices that do nothing
 
   --quick    fewer and shorter rounds: shows that it works, not how fast it is
@@ -33,6 +37,12 @@ async function run(args: readonly string[]): Promise<number> {
       return 0;
     case 'register':
       await measureRegister(options);
+      return 0;
+    case 'lane':
+      await measureLane(options);
+      return 0;
+    case 'job':
+      await measureJob(options);
       return 0;
     case 'idle':
       await measureIdle(options);

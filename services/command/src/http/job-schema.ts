@@ -141,8 +141,8 @@ export const JobRequest = z
       ),
     window: z
       .strictObject({
-        notBefore: time.optional(),
-        notAfter: time.optional().describe('Nothing starts, and no answer is awaited, after it.'),
+        notBefore: anyTime.optional(),
+        notAfter: anyTime.optional().describe('Nothing starts, and no answer is awaited, after it.'),
       })
       .optional()
       .describe('Maintenance window.'),

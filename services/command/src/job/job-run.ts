@@ -50,7 +50,7 @@ const RUN_MS = 20_000;
 const POLL_MS = 500;
 /** Between two words to the store while nothing changes: how soon a pause is seen. */
 const RENEW_MS = 400;
-const ATTEND_MS = 2_000;
+const ATTEND_MS = 1_000;
 /** Past the end of the lease. */
 const ATTEND_AFTER_MS = 6_000;
 const REPORT_MS = 1_000;
@@ -62,7 +62,7 @@ const REST_MS = 30_000;
 const ONLINE_FRESH_MS = 2_000;
 const OFFLINE_FRESH_MS = 3_000;
 /** Devices without a session are looked up at most about so often per second. */
-const OFFLINE_LOOK_UPS_PER_SECOND = 500;
+const OFFLINE_LOOK_UPS_PER_SECOND = 200;
 /** A command that has waited so long in its lane: is its device still there? */
 const QUEUED_PATIENCE_MS = 2_000;
 /** A lane that is full, or a store that is: not again before. */
@@ -142,9 +142,9 @@ export class JobRun {
     this.#todo = this.#targets.filter(isTodo);
   }
 
-  static async load(parts: JobRunParts, id: string, lease: Lease, signal: AbortSignal): Promise<JobRun | undefined> {
-    const [job, targets, data] = await Promise.all([parts.bench.read(id), parts.bench.load(id), parts.bench.data(id)]);
-    return job === undefined ? undefined : new JobRun(parts, job, lease, data, targets, signal);
+  static async load(parts: JobRunParts, job: JobRecord, lease: Lease, signal: AbortSignal): Promise<JobRun> {
+    const [targets, data] = await Promise.all([parts.bench.load(job.id), parts.bench.data(job.id)]);
+    return new JobRun(parts, job, lease, data, targets, signal);
   }
 
   /** A command has perhaps ended. */
@@ -179,7 +179,7 @@ export class JobRun {
       await this.#report();
       if (didSomething) continue;
       const waitMs = (planned.nextMs ?? Number.POSITIVE_INFINITY) - this.#nowMs();
-      if (this.#out.size === 0 && waitMs > IDLE_MS) return await this.#rest(Math.min(waitMs, REST_MS));
+      if (this.#out.size === 0 && waitMs > IDLE_MS) return await this.#rest(waitMs);
       await this.#pause(Math.max(1, Math.min(waitMs, RENEW_MS)));
     }
     return await this.#rest(0);
@@ -191,12 +191,7 @@ export class JobRun {
 
   async #rest(afterMs: number): Promise<RunEnd> {
     if (this.#fenced) return { status: 'fenced' };
-    const released = await this.#parts.bench.release(this.#job.id, this.#lease.fence);
-    if (released.status === 'fenced') return { status: 'fenced' };
-    // Who steered it before found it busy and relies on us; who does it later finds it free.
-    const { state, retry } = released.progress;
-    const wasSteered = state !== this.#progress.state || retry.length > 0;
-    return { status: 'rest', afterMs: wasSteered ? 0 : afterMs };
+    return await restAfter(this.#parts.bench, { ...this.#job, progress: this.#progress }, this.#lease, afterMs);
   }
 
   /** Until a hint comes, or the time is over. */
@@ -276,11 +271,14 @@ export class JobRun {
     return [...this.#out].filter(({ status }) => status.state === state);
   }
 
-  /** Reads what has become of the commands that are out: all of them twice per second, those of hints at once. */
+  /** Reads what has become of the commands that are out: those of hints at once, twice per second all that had time to end. */
   async #learn(): Promise<void> {
     const nowMs = this.#nowMs();
     const isDue = nowMs - this.#polledMs >= POLL_MS;
-    const asked = this.#outIn('active').filter(({ id }) => isDue || (id !== undefined && this.#hinted.has(id)));
+    const asked = this.#outIn('active').filter(({ id, status }) => {
+      const isOld = nowMs - (status.startedAtMs ?? 0) >= POLL_MS;
+      return (isDue && isOld) || (id !== undefined && this.#hinted.has(id));
+    });
     this.#hinted.clear();
     if (isDue) this.#polledMs = nowMs;
     await this.#read(asked);
@@ -516,6 +514,21 @@ export class JobRun {
     const { ratePerSecond, rateAtMs } = this.#rate();
     return { ...this.#job, counts, progress: this.#progress, rate: { perSecond: ratePerSecond, atMs: rateAtMs } };
   }
+}
+
+/** Gives the lease back, and says when somebody should go on. */
+export async function restAfter(
+  bench: Pick<JobBench, 'release'>,
+  { id, progress }: Pick<JobRecord, 'id' | 'progress'>,
+  { fence }: Lease,
+  afterMs: number,
+): Promise<RunEnd> {
+  const released = await bench.release(id, fence);
+  if (released.status === 'fenced') return { status: 'fenced' };
+  // Who steered it before found it busy and relies on us; who does it later finds it free.
+  const { state, retry } = released.progress;
+  const wasSteered = state !== progress.state || retry.length > 0;
+  return { status: 'rest', afterMs: wasSteered ? 0 : Math.min(afterMs, REST_MS) };
 }
 
 type Go = Extract<Plan<Target>, { readonly kind: 'go' }>;

@@ -1,13 +1,15 @@
 /** Sees to it that every active job is carried out by somebody: takes the lease of a job whose turn it is, runs it for some seconds, and asks
- *  for the next turn. Turns come from the work queue; because that may lose or double them, every process also looks every two seconds for jobs
+ *  for the next turn. Turns come from the work queue; because that may lose or double them, every process also looks every second for jobs
  *  that nobody has attended to, and the lease admits one runner at a time.
  *  A process that is killed leaves a job whose lease ends within seconds; one that was paused finds its fence outdated and stops.
  *  Store away: turns fail, are counted, and come again. Not done here: what a turn does (job-run.ts). */
 
 import type { CommandId } from '@lapi-broker/protocol';
 import type { CommandQueue } from '../lane/queued-commands.ts';
-import { JobRun, type JobRunParts } from './job-run.ts';
-import type { JobCatalogue } from './job-store.ts';
+import type { JobRecord } from './job.ts';
+import { JobRun, type JobRunParts, type RunEnd, restAfter } from './job-run.ts';
+import type { JobCatalogue, Lease } from './job-store.ts';
+import { quietMs } from './plan.ts';
 
 export interface JobRunnerParts extends Omit<JobRunParts, 'catalogue'> {
   readonly catalogue: Pick<JobCatalogue, 'attend' | 'settle' | 'due'>;
@@ -17,7 +19,7 @@ export interface JobRunnerParts extends Omit<JobRunParts, 'catalogue'> {
   readonly onFailure: (job: string, error: unknown) => void;
 }
 
-const SWEEP_MS = 2_000;
+const SWEEP_MS = 1_000;
 const SWEPT_JOBS = 200;
 /** Until a turn that was asked for is overdue. */
 const OVERDUE_MS = 3_000;
@@ -101,11 +103,18 @@ export class JobRunner {
       if (lease.status !== 'busy') await catalogue.settle({ id: job, atMs: listedAtMs });
       return;
     }
-    const run = await JobRun.load(this.#parts, job, lease, signal);
-    if (run === undefined) return;
-    this.#runs.set(job, run);
-    const end = await run.run();
+    const record = await bench.read(job);
+    if (record === undefined) return;
+    const end = await this.#carryOut(record, lease, signal);
     if (end.status === 'rest') await this.#ask(job, end.afterMs);
+  }
+
+  async #carryOut(job: JobRecord, lease: Lease, signal: AbortSignal): Promise<RunEnd> {
+    const quiet = quietMs(job, this.#parts.time.nowMs());
+    if (quiet !== undefined) return await restAfter(this.#parts.bench, job, lease, quiet);
+    const run = await JobRun.load(this.#parts, job, lease, signal);
+    this.#runs.set(job.id, run);
+    return await run.run();
   }
 
   async #ask(job: string, delayMs: number): Promise<void> {

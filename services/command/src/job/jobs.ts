@@ -18,11 +18,13 @@ export interface Refused<E extends string> {
   readonly status: 'refused';
   readonly error: E;
   readonly detail: string;
+  /** What of the order is wrong, for `invalid_request`. */
+  readonly part?: 'targets' | 'window';
 }
 
 export type Created =
   | { readonly status: 'created' | 'repeated'; readonly job: JobRecord }
-  /** `invalid_request`: the targets; `rate_limited`: too many active jobs. */
+  /** `rate_limited`: too many active jobs. */
   | Refused<'invalid_request' | 'rate_limited' | 'key_conflict' | 'store_full' | 'broker_unavailable'>;
 
 export type Surveyed =
@@ -74,7 +76,12 @@ export class Jobs {
     const { catalogue, storeFull, random, confirm, nudge, tell, activeJobs, nowMs } = this.#parts;
     if (storeFull()) return refused('store_full', 'the memory of the store is nearly used up');
     const window = windowOf(order, nowMs());
-    if (window === undefined) return refused('invalid_request', 'its time is over before it begins');
+    if (window === undefined)
+      return refused(
+        'invalid_request',
+        'the time limit has passed, comes before the begin, or is too far away',
+        'window',
+      );
     const chosen = await this.survey(order);
     if (chosen.status === 'refused') return chosen;
     const id = random();
@@ -184,11 +191,11 @@ function windowOf(
 }
 
 function surveyed(chosen: Chosen): Surveyed {
-  return chosen.status === 'chosen' ? chosen : refused('invalid_request', chosen.problem);
+  return chosen.status === 'chosen' ? chosen : refused('invalid_request', chosen.problem, 'targets');
 }
 
-function refused<E extends string>(error: E, detail: string): Refused<E> {
-  return { status: 'refused', error, detail };
+function refused<E extends string>(error: E, detail: string, part?: Refused<E>['part']): Refused<E> {
+  return { status: 'refused', error, detail, ...(part === undefined ? {} : { part }) };
 }
 
 function sha256(text: string): string {

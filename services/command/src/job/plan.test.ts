@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { JobPace, JobProgress } from './job.ts';
-import { type OpenTarget, type Plan, type PlannedJob, plan, waveSize } from './plan.ts';
+import type { JobPace, JobProgress, JobRecord } from './job.ts';
+import { type OpenTarget, type Plan, type PlannedJob, plan, quietMs, waveSize } from './plan.ts';
 
 interface Device extends OpenTarget {
   readonly name: string;
@@ -213,6 +213,60 @@ describe('the rate', () => {
       nextMs: NOW + 2_000,
     });
     expect(go(plan(slow, { todo: devices(2), out: [] }, BOUNDS, NOW + 2_000)).start).toHaveLength(1);
+  });
+});
+
+describe('a job that nobody needs to look at', () => {
+  const counts = {
+    todo: 3,
+    starting: 0,
+    active: 0,
+    succeeded: 0,
+    failed: 0,
+    timed_out: 0,
+    unknown: 0,
+    expired: 0,
+    cancelled: 0,
+    skipped: 0,
+  };
+  const record = (progress: Partial<JobProgress>, over: Partial<JobRecord> = {}): JobRecord => ({
+    id: 'j',
+    name: '',
+    command: {
+      method: 'GET',
+      url: '/LAPI/V1.0/System/Time',
+      lane: 'normal',
+      timeoutMs: 1,
+      maxAttempts: 1,
+      backoffMs: 1,
+      repeatable: true,
+    },
+    pace: { concurrency: 1, offline: 'wait' },
+    keyId: 'k',
+    total: 3,
+    counts,
+    progress: { ...PROGRESS, ...progress },
+    notBeforeMs: 0,
+    deadlineMs: FAR,
+    createdAtMs: NOW,
+    startedAtMs: undefined,
+    endedAtMs: undefined,
+    rate: undefined,
+    ...over,
+  });
+
+  it('is one that waits for its window, or is paused with nothing out', () => {
+    expect(quietMs(record({}, { notBeforeMs: NOW + 5_000 }), NOW)).toBe(5_000);
+    expect(quietMs(record({ state: 'paused' }), NOW)).toBe(FAR - NOW);
+  });
+
+  it('is never one with something to do', () => {
+    expect(quietMs(record({}), NOW)).toBeUndefined();
+    expect(quietMs(record({ state: 'paused' }, { counts: { ...counts, active: 1 } }), NOW)).toBeUndefined();
+    expect(quietMs(record({ state: 'paused' }, { counts: { ...counts, todo: 0 } }), NOW)).toBeUndefined();
+    expect(quietMs(record({ state: 'paused' }), FAR)).toBeUndefined();
+    expect(quietMs(record({ state: 'paused', retry: ['failed'] }), NOW)).toBeUndefined();
+    expect(quietMs(record({ state: 'stopping' }, { notBeforeMs: NOW + 5_000 }), NOW)).toBeUndefined();
   });
 });
 

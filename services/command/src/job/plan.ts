@@ -3,7 +3,7 @@
  *  the abort rule. Devices are taken in order; those that cannot start now hold up nobody behind them.
  *  Pure: (job, targets, now) → plan. The runner carries it out, and what it could not carry out is planned again. */
 
-import type { AbortRule, JobPace, JobProgress, JobWindow } from './job.ts';
+import type { AbortRule, JobPace, JobProgress, JobRecord, JobWindow } from './job.ts';
 
 /** A target as the plan sees it: not ended. */
 export interface OpenTarget {
@@ -138,6 +138,17 @@ function currentWave(
   const size = waveSize(waves, number);
   if (waveStarted < size || out > 0) return { size, number, started: waveStarted, turned: false };
   return { size: waveSize(waves, number + 1), number: number + 1, started: 0, turned: true };
+}
+
+/** For how long nothing can happen to a job unless somebody steers it, so that nobody needs to look at its devices; undefined: look. */
+export function quietMs({ progress, counts, ...window }: JobRecord, nowMs: number): number | undefined {
+  const { state, retry } = progress;
+  const isWaiting = counts.todo > 0 && counts.starting + counts.active === 0 && retry.length === 0;
+  if (!isWaiting || nowMs >= window.deadlineMs) return undefined;
+  if (state === 'paused') return window.deadlineMs - nowMs;
+  return state === 'running' && nowMs < window.notBeforeMs
+    ? Math.min(window.notBeforeMs, window.deadlineMs) - nowMs
+    : undefined;
 }
 
 /** What the abort rule has to say; undefined: go on. */

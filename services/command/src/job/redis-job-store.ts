@@ -105,7 +105,7 @@ export class RedisJobStore implements JobCatalogue, JobBench {
     this.#leaseMs = options.leaseMs ?? LEASE_MS;
     this.#scripts = {
       reserve: createScript(connection, script('reserve'), 3),
-      open: createScript(connection, script('open'), 1),
+      open: createScript(connection, script('open'), 3),
       activate: createScript(connection, script('activate'), 2),
       deactivate: createScript(connection, script('deactivate'), 1),
       lease: createScript(connection, script('lease'), 1),
@@ -174,11 +174,9 @@ export class RedisJobStore implements JobCatalogue, JobBench {
     );
     fields.push('waveStarted', 0, 'roundEnded', 0, 'roundFailed', 0, 'tokens', 1, 'tokensAt', createdAtMs);
     fields.push('n:todo', targets.length - failed, 'n:failed', failed);
-    await guarded(Promise.all([this.#connection.persist(codesKey), this.#connection.persist(targetsKey)]));
-    if ((await guarded(this.#connection.llen(codesKey))) !== targets.length) {
-      throw new BrokerError('broker_unavailable', 'The store lost a part of the job while it was written.');
-    }
-    await this.#scripts.open([this.#keyspace.job(id)], fields);
+    const opened = await this.#scripts.open(this.#keys(id), [createdAtMs + OPEN_MS / 2, targets.length, ...fields]);
+    if (opened !== 'OPENED' && opened !== 'EXISTS')
+      throw new BrokerError('broker_unavailable', 'The store was too slow for the job, or lost a part of it.');
   }
 
   async read(id: string): Promise<JobRecord | undefined> {

@@ -28,6 +28,7 @@ const SMALL_BYTES = 200;
 const LARGE_BYTES = 100_000;
 const LARGE_CONNECTIONS = 32;
 const PACED_PER_SECOND = 1_000;
+const PATH = '/LAPI/V1.0/System/DeviceInfo';
 
 export async function measureCommand({ quick, core, say }: CommandOptions): Promise<void> {
   const rounds = quick ? 2 : 5;
@@ -96,15 +97,20 @@ export async function measureCommand({ quick, core, say }: CommandOptions): Prom
 
     const bench = new Bench({ caller, deviceWorker, devices, edges: EDGES, say });
     await bench.enter(contenders, SMALL_BYTES);
-    const plan = { connections: CONNECTIONS, durationMs, leastBytes: SMALL_BYTES - 20 };
+    const plan = { path: PATH, connections: CONNECTIONS, durationMs, leastBytes: SMALL_BYTES - 20 };
     say('Warming up …');
     for (const each of contenders) await bench.round(each, plan);
     const small = await bench.rounds(contenders, plan, rounds, `${SMALL_BYTES} B`);
 
-    const latency = await bench.latency(contenders.slice(0, 2), { ...plan, durationMs: pacedMs }, PACED_PER_SECOND, rounds);
+    const latency = await bench.latency(
+      contenders.slice(0, 2),
+      { ...plan, durationMs: pacedMs },
+      PACED_PER_SECOND,
+      rounds,
+    );
 
     await bench.enter(contenders.slice(0, 2), LARGE_BYTES);
-    const largePlan = { connections: LARGE_CONNECTIONS, durationMs, leastBytes: LARGE_BYTES - 20 };
+    const largePlan = { path: PATH, connections: LARGE_CONNECTIONS, durationMs, leastBytes: LARGE_BYTES - 20 };
     for (const each of contenders.slice(0, 2)) await bench.round(each, largePlan);
     const large = await bench.rounds(contenders.slice(0, 2), largePlan, rounds, '100 KB');
 

@@ -4,7 +4,7 @@
 import { BrokerError } from '@lapi-broker/protocol';
 import type { Caller } from '../../access/access.ts';
 import { JOB_LIMITS } from '../../job/job-limits.ts';
-import type { JobSteered } from '../../job/jobs.ts';
+import type { Created, JobSteered } from '../../job/jobs.ts';
 import { isListCursor } from '../../job/redis-job-store.ts';
 import type { Answer } from '../answer.ts';
 import type { Broker } from '../broker.ts';
@@ -92,11 +92,10 @@ export const createJob = operation({
       return read.error === 'invalid_request' ? invalid([read.fault]) : problem(read.error, read.detail);
     if (body.dryRun) {
       const surveyed = await broker.jobs.survey(read.order);
-      return surveyed.status === 'chosen' ? json(200, planView(surveyed.targets)) : badTargets(surveyed.detail);
+      return surveyed.status === 'chosen' ? json(200, planView(surveyed.targets)) : refusal(surveyed);
     }
     const created = await broker.jobs.create(read.order);
-    if (created.status === 'refused')
-      return created.error === 'invalid_request' ? badTargets(created.detail) : problem(created.error, created.detail);
+    if (created.status === 'refused') return refusal(created);
     const location = ['Location', `/v1/jobs/${created.job.id}`] as const;
     const view = jobView(created.job, broker.nowMs());
     return created.status === 'created'
@@ -117,8 +116,8 @@ function keyOf(
     : { status: 'refused', answer: invalid(faultsOf(parsed.error, 'header')) };
 }
 
-function badTargets(detail: string): Answer {
-  return invalid([{ path: 'body.targets', problem: detail }]);
+function refusal({ error, detail, part = 'targets' }: Extract<Created, { readonly status: 'refused' }>): Answer {
+  return error === 'invalid_request' ? invalid([{ path: `body.${part}`, problem: detail }]) : problem(error, detail);
 }
 
 const noJob = (id: string): Answer => problem('not_found', `there is no job ${id}`);
