@@ -32,6 +32,7 @@ const HOMES = {
   'uWebSockets.js': '^libs/http/',
   ioredis: '^libs/redis/',
   bullmq: '^libs/queue/',
+  'cron-parser': '^services/command/src/schedule/cron[.]ts$',
   pino: '^libs/telemetry/',
   'prom-client': '^libs/telemetry/',
 };
@@ -199,7 +200,8 @@ module.exports = {
   options: {
     parser: 'swc',
     doNotFollow: { path: 'node_modules' },
-    exclude: { path: '(^|/)(dist|coverage)/' },
+    // Only ours: many packages of others live in their dist.
+    exclude: { path: ['^(libs|services|test)/[^/]+/dist/', '^coverage/'] },
     enhancedResolveOptions: {
       exportsFields: ['exports'],
       conditionNames: ['source', 'import', 'node', 'default'],

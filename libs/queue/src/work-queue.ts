@@ -1,4 +1,4 @@
-/** Answers "see to <id> at about this time, on whichever process is there": BullMQ behind four verbs. It carries wake-ups, never truth.
+/** Answers "see to <id> at about this time, on whichever process is there": BullMQ behind three verbs. It carries wake-ups, never truth.
  *
  *  What holds: an id that was added is handled by one process at about its time, usually once. What does not: it may be handled twice (the
  *  store forgot that it was done), by two processes at once (one was paused longer than its lock), early or late (a delay runs on the clocks
@@ -41,7 +41,7 @@ export interface WorkQueueOptions {
   readonly handler: (id: string, signal: AbortSignal) => Promise<void>;
   /** A process that is silent for longer (dead, paused) is taken for dead, and what it was handling is forgotten. Default 15,000. */
   readonly lockMs?: number;
-  /** `queue.handler_failed {queue, id, error}` for each; `queue.stalled {queue, id}` a killed process was handling it, and it is forgotten;
+  /** `queue.handler_failed {queue, id, err}` for each; `queue.stalled {queue, id}` a killed process was handling it, and it is forgotten;
    *  `queue.error {queue, error, suppressed}` at most once in 5 s; and the events of connections. Must not throw. */
   readonly onEvent?: ConnectionEvent;
 }
@@ -51,7 +51,8 @@ export interface WorkQueue {
   start(): Promise<void>;
   /** Resolves when Redis has it, or had it already. Asks for at most 7 days; later times are cut to that, so handlers look at the time. */
   add(id: string, after: { readonly delayMs: number }): Promise<void>;
-  /** Takes no more work, aborts what runs, waits 3 s for it, and closes the connections. Idempotent; never rejects. */
+  /** Takes no more work, aborts what runs, waits 3 s for it, and closes the connections. What runs may add until it has ended, for others to
+   *  go on. Idempotent; never rejects. */
   stop(): Promise<void>;
 }
 
@@ -112,7 +113,7 @@ class BullWorkQueue implements WorkQueue {
     const jobId = jobIdOf(id);
     const opened = this.#opened;
     // Asked while the store is away, BullMQ would wait for it, for ever and in any number.
-    if (opened?.producer.status !== 'ready' || this.#stopping.signal.aborted) {
+    if (opened?.producer.status !== 'ready') {
       throw new BrokerError('broker_unavailable', `The queue ${this.#options.name} has no connection to Redis.`);
     }
     const delay = Math.round(Math.min(Math.max(delayMs, 0), MAX_DELAY_MS));
@@ -194,7 +195,7 @@ class BullWorkQueue implements WorkQueue {
     try {
       await handler(id, this.#stopping.signal);
     } catch (error) {
-      onEvent?.('queue.handler_failed', { queue: name, id, error });
+      onEvent?.('queue.handler_failed', { queue: name, id, err: error });
     }
   }
 

@@ -23,6 +23,8 @@ type Answer<Name extends 'moveToActive' | 'waitForJob'> = ReturnType<RedisQueueB
 class WorkerBackend extends RedisQueueBackend {
   readonly #waiting: RedisConnection;
   readonly #stopping: AbortSignal;
+  /** The worker does not know what is due, because the store did not tell it when it asked last. */
+  #unaware = false;
 
   constructor(
     parts: { readonly waiting: RedisConnection; readonly stopping: AbortSignal },
@@ -35,20 +37,25 @@ class WorkerBackend extends RedisQueueBackend {
 
   override async moveToActive(...args: Arguments<'moveToActive'>): Answer<'moveToActive'> {
     try {
-      return await super.moveToActive(...args);
+      const answer = await super.moveToActive(...args);
+      this.#unaware = false;
+      return answer;
     } catch (error) {
+      this.#unaware = true;
       await this.#pause();
       throw error;
     }
   }
 
   override async waitForJob(...args: Arguments<'waitForJob'>): Answer<'waitForJob'> {
+    // As after a wait in vain: the worker looks for what is due.
+    if (this.#unaware) return null;
     try {
       return await super.waitForJob(...args);
     } catch {
       await this.reconnectBlocking().catch(() => undefined);
       await this.#pause();
-      return null; // As after a wait in vain: the worker looks for what is due.
+      return null;
     }
   }
 

@@ -2,7 +2,14 @@
 
 import type { EventStream } from '@lapi-broker/bus';
 import { openWorkQueue } from '@lapi-broker/queue';
-import type { ConnectionEvent, Keyspace, RedisClock, RedisConnection } from '@lapi-broker/redis';
+import {
+  type ConnectionEvent,
+  type Keyspace,
+  parseRedisUrl,
+  type RedisClock,
+  type RedisConnection,
+  ReplicaBarrier,
+} from '@lapi-broker/redis';
 import type { Part } from '@lapi-broker/runtime';
 import type { Log, Metrics } from '@lapi-broker/telemetry';
 import { customAlphabet } from 'nanoid';
@@ -14,14 +21,18 @@ import { ScheduleRunner } from './schedule-runner.ts';
 import { Schedules } from './schedules.ts';
 
 export interface ScheduleWiring extends CarryOutParts {
-  readonly config: Pick<CommandConfig, 'REDIS_URL' | 'LAPI_SCHEDULES'>;
+  readonly config: Pick<CommandConfig, 'REDIS_URL' | 'LAPI_SCHEDULES' | 'LAPI_CONFIRM_COMMANDS'>;
   readonly state: RedisConnection;
+  /** Carries what a replica may have to confirm, because waiting for one holds up everything behind it. */
+  readonly submits: RedisConnection;
   readonly keyspace: Keyspace;
   readonly stream: Pick<EventStream, 'append'>;
   readonly time: Pick<RedisClock, 'nowMs'>;
   readonly metrics: Metrics;
   readonly log: Pick<Log, 'warn'>;
   readonly onEvent: ConnectionEvent;
+  /** As of ScheduleRunner. */
+  readonly sweepMs?: number;
 }
 
 export interface ScheduleParts {
@@ -35,7 +46,7 @@ const COMMAND_TIMEOUT_MS = 2_000;
 const CONCURRENCY = 16;
 
 export function createSchedules(wiring: ScheduleWiring): ScheduleParts {
-  const { config, state, keyspace, stream, time, metrics, log, onEvent } = wiring;
+  const { config, state, submits, keyspace, stream, time, metrics, log, onEvent, sweepMs } = wiring;
   const store = new RedisScheduleStore(state, keyspace, config.LAPI_SCHEDULES);
   const firings = metrics.counter('lapi_schedule_firings_total', 'Moments of schedules, by what became of them.', [
     'status',
@@ -60,6 +71,7 @@ export function createSchedules(wiring: ScheduleWiring): ScheduleParts {
   const runner = new ScheduleRunner({
     store,
     time,
+    sweepMs,
     carryOut: (schedule, atMs) => carryOut(wiring, schedule, atMs),
     addTimer: (timer, delayMs) => timers.add(timer, { delayMs }),
     onFiring: (schedule, firing, missed) => {
@@ -72,8 +84,11 @@ export function createSchedules(wiring: ScheduleWiring): ScheduleParts {
       log.warn({ schedule, err: error }, 'schedule.look_failed');
     },
   });
+  const replicated = config.LAPI_CONFIRM_COMMANDS === 'auto' && parseRedisUrl(config.REDIS_URL).kind !== 'standalone';
+  const barrier = new ReplicaBarrier(submits, replicated);
   const schedules = new Schedules({
-    store,
+    store: new RedisScheduleStore(submits, keyspace, config.LAPI_SCHEDULES),
+    confirm: () => barrier.confirm(keyspace.schedules()),
     nowMs: () => time.nowMs(),
     random: customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 11),
     arm: (id, atMs) => runner.arm(id, atMs),

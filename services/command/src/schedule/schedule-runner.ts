@@ -20,6 +20,8 @@ export interface ScheduleRunnerParts {
   /** After the schedule was moved on. Must not throw. */
   readonly onFiring: (schedule: ScheduleRecord, firing: Firing, missed: number) => void;
   readonly onFailure: (schedule: string, error: unknown) => void;
+  /** Between two looks. Default 2,000. */
+  readonly sweepMs?: number | undefined;
 }
 
 const SWEEP_MS = 2_000;
@@ -49,7 +51,7 @@ export class ScheduleRunner {
       this.#sweeping = this.#sweep().finally(() => {
         if (!this.#stopping.signal.aborted) this.start();
       });
-    }, SWEEP_MS);
+    }, this.#parts.sweepMs ?? SWEEP_MS);
   }
 
   async stop(): Promise<void> {

@@ -1,14 +1,17 @@
 /** Schedules as platforms see them: made, read, paused, resumed, removed. The one way in; firing is schedule-runner.ts.
- *  A schedule that was accepted is in the store before the caller hears of it. Resuming goes on with the next moment from now; what passed
+ *  What a caller was told is in the store, and where there are replicas in one of them. Resuming goes on with the next moment from now; what passed
  *  meanwhile is not made up for.
- *  Store away: methods reject with `broker_unavailable`. Not done here: who may, and what a path may be (routes). */
+ *  Store away, or no replica in time: methods reject with `broker_unavailable`; a change may have been made then. Not done here: who may, and what a path may be (routes). */
 
+import { BrokerError } from '@lapi-broker/protocol';
 import { nextFiring } from './cron.ts';
 import { newScheduleId, type ScheduleRecord, type ScheduleSpec } from './schedule.ts';
 import type { ScheduleStore } from './schedule-store.ts';
 
 export interface SchedulesParts {
   readonly store: Pick<ScheduleStore, 'put' | 'read' | 'list' | 'steer' | 'remove'>;
+  /** Has a replica what was written? */
+  readonly confirm: () => Promise<boolean>;
   /** Of the store. */
   readonly nowMs: () => number;
   /** 11 characters `[0-9a-z]`. */
@@ -32,6 +35,7 @@ export class Schedules {
     const spec = { ...asked, createdAtMs };
     const nextAtMs = enabled ? nextFiring(spec, createdAtMs) : undefined;
     if ((await store.put(id, spec, nextAtMs)) === 'full') return 'full';
+    await this.#confirmed();
     if (nextAtMs !== undefined) await arm(id, nextAtMs);
     return { ...spec, id, nextAtMs, last: undefined, missed: 0 };
   }
@@ -47,6 +51,7 @@ export class Schedules {
   /** Undefined if there is no such schedule, as below. */
   async pause(id: string): Promise<ScheduleRecord | undefined> {
     await this.#parts.store.steer(id, undefined);
+    await this.#confirmed();
     return await this.read(id);
   }
 
@@ -55,11 +60,20 @@ export class Schedules {
     const schedule = await store.read(id);
     if (schedule === undefined) return undefined;
     const nextAtMs = nextFiring(schedule, nowMs());
-    if ((await store.steer(id, nextAtMs)) === 'steered') await arm(id, nextAtMs);
+    const steered = await store.steer(id, nextAtMs);
+    await this.#confirmed();
+    if (steered === 'steered') await arm(id, nextAtMs);
     return await this.read(id);
   }
 
-  remove(id: string): Promise<boolean> {
-    return this.#parts.store.remove(id);
+  async remove(id: string): Promise<boolean> {
+    const removed = await this.#parts.store.remove(id);
+    await this.#confirmed();
+    return removed;
+  }
+
+  async #confirmed(): Promise<void> {
+    if (await this.#parts.confirm()) return;
+    throw new BrokerError('broker_unavailable', 'the store did not confirm the change; it may have been made: look');
   }
 }
