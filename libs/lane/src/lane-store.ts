@@ -105,7 +105,13 @@ export interface BegunCommand {
 }
 
 export type BeginResult =
-  | { readonly status: 'begun'; readonly command: BegunCommand; readonly ended: readonly EndedCommand[] }
+  | {
+      readonly status: 'begun';
+      readonly command: BegunCommand;
+      /** Nothing else waits in this lane, now or for later. What comes is told, or found by whoever tends the lane. */
+      readonly isLast: boolean;
+      readonly ended: readonly EndedCommand[];
+    }
   /** Nothing may start now; `nextMs`: until the first of the lane may be tried again. What waits for its `notBeforeMs` is woken by a timer. */
   | { readonly status: 'idle'; readonly nextMs: number | undefined; readonly ended: readonly EndedCommand[] }
   /** The window of the lane is full. */

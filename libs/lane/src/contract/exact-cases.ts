@@ -47,7 +47,11 @@ class Bench {
     await this.connection.hset(clockKey(this.keyspace.prefixOf(CODE)), clockFields(this.nowMs));
   }
 
-  submit(change: Partial<NewCommand> = {}, livesMs = 3_600_000): { id: CommandId; result: Promise<SubmitResult> } {
+  submit(
+    change: Partial<NewCommand> = {},
+    livesMs = 3_600_000,
+    limits = ROOMY,
+  ): { id: CommandId; result: Promise<SubmitResult> } {
     const id = newCommandId(0, (36 ** 10 - ++this.numbers).toString(36).padStart(20, '0'));
     const command: NewCommand = {
       id,
@@ -71,7 +75,7 @@ class Bench {
       replyTo: undefined,
       ...change,
     };
-    return { id, result: this.store.submit(command, ROOMY, FOREVER_MS) };
+    return { id, result: this.store.submit(command, limits, FOREVER_MS) };
   }
 
   async add(change: Partial<NewCommand> = {}): Promise<CommandId> {
@@ -165,6 +169,89 @@ export const EXACT_CASES: readonly ExactCase[] = [
     },
   },
   {
+    name: 'a late answer counts for ten minutes after the end, and not a millisecond longer',
+    async run(bench) {
+      const ids = [await bench.add(), await bench.add()];
+      const outs = [await bench.begun(2), await bench.begun(2)] as const;
+      for (const { id, attempt } of outs)
+        await bench.store.settle(CODE, id, bench.epoch, attempt, { kind: 'lost', reason: 'session_lost' });
+      await bench.pass(600_000);
+      await bench.settle(outs[0]);
+      await bench.pass(1);
+      const { id, attempt } = outs[1];
+      assert.deepEqual(await bench.store.settle(CODE, id, bench.epoch, attempt, OK), { status: 'stale' });
+      assert.deepEqual(
+        (await bench.store.readStates(ids)).map((each) => each?.state),
+        ['succeeded', 'unknown'],
+      );
+    },
+  },
+  {
+    name: 'bodies and URLs fill a device to the byte, and not beyond',
+    async run(bench) {
+      const limits = { commands: 10, bytes: 100 };
+      const sized = (bytes: number) => ({ url: '/', body: Buffer.alloc(bytes - 1, 'x') });
+      assert.equal((await bench.submit(sized(60), 1_000, limits).result).status, 'accepted');
+      assert.deepEqual(await bench.submit(sized(41), 1_000, limits).result, { status: 'lane_full', limit: 'bytes' });
+      assert.equal((await bench.submit(sized(40), 1_000, limits).result).status, 'accepted');
+    },
+  },
+  {
+    name: 'of two commands with one coalesceKey the newer stays, whichever comes back into the lane last',
+    async run(bench) {
+      const older = await bench.add({ coalesceKey: 'k' });
+      const first = await bench.begun();
+      const newer = await bench.add({ coalesceKey: 'k' });
+      await bench.store.giveBack(CODE, older, bench.epoch, first.attempt);
+      assert.deepEqual([await bench.state(older), await bench.state(newer)], ['cancelled', 'queued']);
+      const second = await bench.begun();
+      const newest = await bench.add({ coalesceKey: 'k' });
+      const third = await bench.begun(2);
+      await bench.store.giveBack(CODE, newer, bench.epoch, second.attempt);
+      await bench.store.giveBack(CODE, newest, bench.epoch, third.attempt);
+      assert.deepEqual([await bench.state(newer), await bench.state(newest)], ['cancelled', 'queued']);
+    },
+  },
+  {
+    name: 'a backoff holds its lane only from the head of it',
+    async run(bench) {
+      const [first, second] = [await bench.add(), await bench.add({ maxAttempts: 2 })];
+      const outs = [await bench.begun(2), await bench.begun(2)] as const;
+      await bench.store.giveBack(CODE, first, bench.epoch, outs[0].attempt);
+      const end = await bench.store.settle(CODE, second, bench.epoch, outs[1].attempt, { kind: 'timed_out' });
+      assert.deepEqual(end, { status: 'requeued', nextMs: 1_000 });
+      assert.equal((await bench.store.tend(CODE)).startable, true);
+      assert.equal((await bench.begun()).id, first);
+    },
+  },
+  {
+    name: 'a lane whose head waits for its next attempt is not said to be startable, until its time has come',
+    async run(bench) {
+      const id = await bench.add({ maxAttempts: 2 });
+      const { attempt } = await bench.begun();
+      await bench.store.settle(CODE, id, bench.epoch, attempt, { kind: 'timed_out' });
+      assert.equal((await bench.store.tend(CODE)).startable, false);
+      await bench.pass(1_000);
+      assert.equal((await bench.store.tend(CODE)).startable, true);
+    },
+  },
+  {
+    name: 'whoever gives back, settles or cancels after a take-over lapses what else is out under the older epoch (D19)',
+    async run(bench) {
+      for (const act of ['giveBack', 'settle', 'cancel'] as const) {
+        for (let i = 0; i < 2; i++) await bench.add();
+        const waiting = await bench.add();
+        const [{ id, attempt }, other] = [await bench.begun(2), await bench.begun(2)];
+        const { epoch, store } = bench;
+        await bench.own(epoch + 1);
+        if (act === 'giveBack') await store.giveBack(CODE, id, epoch, attempt);
+        else if (act === 'settle') await store.settle(CODE, id, epoch, attempt, OK);
+        else await store.cancel(CODE, waiting, FOREVER_MS);
+        assert.equal(await bench.state(other.id), 'unknown', act);
+      }
+    },
+  },
+  {
     name: 'more commands than one call ends at a time expire, too, and none of them is handed out (I4)',
     async run(bench) {
       const all = Array.from({ length: 205 }, () => bench.submit({}, 5_000));
@@ -186,6 +273,26 @@ export const EXACT_CASES: readonly ExactCase[] = [
       await bench.store.settleDirect(CODE, first, { kind: 'refused', reason: 'device_offline' });
       const { result } = bench.submit({ mode: 'direct', idempotency });
       assert.deepEqual(await result, { status: 'repeated', id: second, state: 'sent' });
+    },
+  },
+  {
+    name: 'a direct call is queued once: what is out from its lane is not queued again (I7)',
+    async run(bench) {
+      const id = await bench.add({ mode: 'direct-then-queue' });
+      assert.equal((await bench.store.queueDirect(CODE, id, ROOMY)).status, 'accepted');
+      const out = await bench.begun();
+      assert.deepEqual(await bench.store.queueDirect(CODE, id, ROOMY), { status: 'repeated', id, state: 'sent' });
+      await bench.settle(out);
+    },
+  },
+  {
+    name: 'a direct call that finds no room in its lane leaves its Idempotency-Key free',
+    async run(bench) {
+      const idempotency = { key: 'a'.repeat(64), request: 'b'.repeat(64) };
+      const id = await bench.add({ mode: 'direct-then-queue', idempotency });
+      const refused = await bench.store.queueDirect(CODE, id, { commands: 0, bytes: 100 });
+      assert.deepEqual(refused, { status: 'lane_full', limit: 'commands' });
+      assert.equal((await bench.submit({ idempotency }).result).status, 'accepted');
     },
   },
   {

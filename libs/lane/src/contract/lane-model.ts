@@ -4,7 +4,7 @@
 
 import { isDeepStrictEqual } from 'node:util';
 import type { CommandId, DeviceCode, Epoch, NodeId } from '@lapi-broker/protocol';
-import { type CommandState, type EndedCommand, type Executed, isEnded, type LaneName, type NewCommand } from '../command-record.ts';
+import type { CommandState, EndedCommand, Executed, LaneName, NewCommand } from '../command-record.ts';
 import type {
   AttemptEnd,
   BeginRequest,
@@ -63,7 +63,12 @@ export type ExpectedSubmit = Exclude<SubmitResult, Accepted> | Omit<Accepted, 't
 type Begun = Extract<BeginResult, { status: 'begun' }>;
 export type ExpectedBegin =
   | Exclude<BeginResult, Begun>
-  | { readonly status: 'begun'; readonly command: ModelCommand; readonly leftMs: number; readonly ended: readonly EndedCommand[] };
+  | {
+      readonly status: 'begun';
+      readonly command: ModelCommand;
+      readonly leftMs: number;
+      readonly ended: readonly EndedCommand[];
+    };
 
 export class DeviceModel {
   readonly code: DeviceCode;
@@ -152,7 +157,14 @@ export class DeviceModel {
     this.tidy(nowMs);
     if (asked.mode !== 'queue') {
       const untilMs = asked.directUntilMs ?? asked.expiresAtMs;
-      Object.assign(command, { state: 'sent', isDirect: true, attempts: 1, written: 1, attempt: 1, epoch: DIRECT_EPOCH });
+      Object.assign(command, {
+        state: 'sent',
+        isDirect: true,
+        attempts: 1,
+        written: 1,
+        attempt: 1,
+        epoch: DIRECT_EPOCH,
+      });
       Object.assign(command, { overdueAtMs: untilMs + OVERDUE_GRACE_MS, sentAtMs: nowMs });
       this.accept(command);
     } else {
@@ -163,19 +175,34 @@ export class DeviceModel {
       if ((asked.notBeforeMs ?? 0) <= nowMs) command.place = ++this.lastPlace;
     }
     this.announce(command);
-    return { status: 'accepted', state: command.state === 'sent' ? 'sent' : 'queued', owner: this.owner, ended: this.ended };
+    return {
+      status: 'accepted',
+      state: command.state === 'sent' ? 'sent' : 'queued',
+      owner: this.owner,
+      ended: this.ended,
+    };
   }
 
   queueDirect(id: CommandId, limits: LaneLimits, nowMs: number): ExpectedSubmit {
     const command = this.commands.get(id) as ModelCommand;
     if (command.state !== 'sent' || !command.isDirect || command.asked.mode !== 'direct-then-queue')
       return { status: 'repeated', id, state: command.state };
-    Object.assign(command, { isDirect: false, attempts: 0, written: 0, attempt: undefined, epoch: undefined, sentAtMs: undefined });
+    Object.assign(command, {
+      isDirect: false,
+      attempts: 0,
+      written: 0,
+      attempt: undefined,
+      epoch: undefined,
+      sentAtMs: undefined,
+    });
     this.tidy(nowMs, command);
     let refusal: ExpectedSubmit | undefined;
     if (command.asked.expiresAtMs <= nowMs) {
       this.finish(command, 'expired', 'no', 'expired', nowMs);
       refusal = { status: 'expired' };
+    } else if ((this.rival(command)?.acceptedAtMs ?? 0) > command.acceptedAtMs) {
+      this.finish(command, 'cancelled', 'no', 'superseded', nowMs);
+      refusal = { status: 'repeated', id, state: 'cancelled' };
     } else {
       const limit = this.limitOf(command, limits);
       if (limit !== undefined) {
@@ -229,7 +256,8 @@ export class DeviceModel {
     if (command === undefined || command.epoch !== epoch || command.attempt !== attempt) return { status: 'stale' };
     const isOut = command.state === 'sent';
     const isGuess = command.state === 'timed_out' || command.state === 'unknown';
-    if (!isOut && !(end.kind === 'answered' && isGuess && nowMs <= command.endedAtMs + LATE_MS)) return { status: 'stale' };
+    if (!isOut && !(end.kind === 'answered' && isGuess && nowMs <= command.endedAtMs + LATE_MS))
+      return { status: 'stale' };
     switch (end.kind) {
       case 'answered':
         command.late = !isOut;
@@ -264,11 +292,15 @@ export class DeviceModel {
 
   tend(nowMs: number): Omit<TendResult, 'timerAtMs'> {
     this.tidy(nowMs);
-    const startable = (['normal', 'urgent'] as const).some((lane) => {
+    return { owner: this.owner, startable: this.isStartable(nowMs), ended: this.ended };
+  }
+
+  /** In a lane in which nothing is out: the store does not know the window. */
+  isStartable(nowMs: number): boolean {
+    return (['normal', 'urgent'] as const).some((lane) => {
       const head = this.head(lane);
       return head !== undefined && head.retryAtMs <= nowMs && this.out(lane).length === 0;
     });
-    return { owner: this.owner, startable, ended: this.ended };
   }
 
   private settled(command: ModelCommand, nowMs: number): SettleResult {
@@ -307,7 +339,10 @@ export class DeviceModel {
     const others = this.waiting().filter((other) => other !== rival && other !== command);
     const inLane = others.filter(({ asked }) => asked.lane === command.asked.lane);
     if (inLane.length >= limits.commands) return 'commands';
-    const bytes = [...others, command].reduce((sum, { asked }) => sum + asked.body.length + Buffer.byteLength(asked.url), 0);
+    const bytes = [...others, command].reduce(
+      (sum, { asked }) => sum + asked.body.length + Buffer.byteLength(asked.url),
+      0,
+    );
     return bytes > limits.bytes ? 'bytes' : undefined;
   }
 
@@ -364,13 +399,16 @@ export class DeviceModel {
       if (command === except) continue;
       if (command.state === 'sent' && command.overdueAtMs <= nowMs) {
         if (command.isDirect) this.giveUp(command, 'unknown', 'service_lost', nowMs);
-        else if (this.node !== undefined && command.epoch === this.epoch) this.giveUp(command, 'timed_out', 'timeout', nowMs);
+        else if (this.node !== undefined && command.epoch === this.epoch)
+          this.giveUp(command, 'timed_out', 'timeout', nowMs);
         else this.giveUp(command, 'unknown', 'session_lost', nowMs);
       } else if (command.state === 'queued' && command.asked.expiresAtMs <= nowMs)
         this.endWaiting(command, 'expired', 'expired', nowMs);
     }
     // Places are given in the order of their times, then of acceptance, which is the order of `open`.
-    const entering = this.waiting().filter(({ place, asked }) => place === undefined && (asked.notBeforeMs ?? 0) <= nowMs);
+    const entering = this.waiting().filter(
+      ({ place, asked }) => place === undefined && (asked.notBeforeMs ?? 0) <= nowMs,
+    );
     entering.sort((a, b) => (a.asked.notBeforeMs ?? 0) - (b.asked.notBeforeMs ?? 0));
     for (const command of entering) command.place = ++this.lastPlace;
     for (const command of this.waiting()) if (command.retryAtMs <= nowMs) command.retryAtMs = 0;
@@ -383,7 +421,8 @@ export function endedOf({ asked: { id, replyTo }, state }: ModelCommand): EndedC
 
 /** In any order. */
 export function sameEnded(a: readonly EndedCommand[], b: readonly EndedCommand[]): boolean {
-  const sorted = (list: readonly EndedCommand[]) => list.map(({ id, state, replyTo }) => `${id} ${state} ${replyTo}`).sort();
+  const sorted = (list: readonly EndedCommand[]) =>
+    list.map(({ id, state, replyTo }) => `${id} ${state} ${replyTo}`).sort();
   return isDeepStrictEqual(sorted(a), sorted(b));
 }
 
@@ -393,8 +432,4 @@ function executedUnsent({ written }: ModelCommand): Executed {
 
 function isNewer(a: ModelCommand, b: ModelCommand): boolean {
   return (a.place ?? Number.POSITIVE_INFINITY) > (b.place ?? Number.POSITIVE_INFINITY);
-}
-
-export function isOpen({ state }: ModelCommand): boolean {
-  return !isEnded(state);
 }

@@ -33,6 +33,8 @@ export interface LaneStoreHarness {
   own(code: DeviceCode, node: NodeId, epoch: Epoch): Promise<void>;
   /** The session is over; the row keeps its epoch. */
   disown(code: DeviceCode): Promise<void>;
+  /** No longer provisioned; the row keeps its epoch and its owner. */
+  remove(code: DeviceCode): Promise<void>;
   /** Events of this device, oldest first. */
   events(code: DeviceCode): Promise<readonly EventRecord[]>;
   /** Which keys of an open lane there are, in alphabetical order: clock, due, flight, lane, normal, urgent. */
@@ -43,7 +45,7 @@ export interface LaneStoreHarness {
 }
 
 const LIMITS: LaneLimits = { commands: 100, bytes: 1_000_000 };
-export const FOREVER_MS = 8.64e15;
+const FOREVER_MS = 8.64e15;
 const HOUR_MS = 3_600_000;
 const OK: AttemptEnd = { kind: 'answered', success: true, responseCode: 0, body: Buffer.from('{"Response":{}}') };
 const REFUSAL: AttemptEnd = { kind: 'answered', success: false, responseCode: 7, body: Buffer.from('{"no":7}') };
@@ -127,7 +129,7 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       /** `command.*` kinds of one command, oldest first, without their family. */
       const kinds = async (id: CommandId): Promise<string[]> =>
         (await at.events(code))
-          .filter((event) => eventOf(event)['id'] === id)
+          .filter((event) => eventOf(event).id === id)
           .map((event) => event.kind.slice('command.'.length));
       return { code, node, epoch, command, add, addAll, begin, begun, record, settle, kinds };
     }
@@ -271,7 +273,10 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       test('bodies and URLs of both lanes share one limit of bytes, exact to the byte', async () => {
         const { code, command, add } = await device();
         const limits = { commands: 100, bytes: 100 };
-        const sized = (bytes: number) => ({ url: '/LAPI/Ä', body: Buffer.alloc(bytes - Buffer.byteLength('/LAPI/Ä'), 'x') });
+        const sized = (bytes: number) => ({
+          url: '/LAPI/Ä',
+          body: Buffer.alloc(bytes - Buffer.byteLength('/LAPI/Ä'), 'x'),
+        });
         const first = await add({ ...sized(60) }, limits);
         const over = await command({ ...sized(41), lane: 'urgent' });
         expect(await store.submit(over, limits, FOREVER_MS)).toEqual({ status: 'lane_full', limit: 'bytes' });
@@ -285,7 +290,12 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       test('bytes of what was begun, given back, retried and ended are counted right', async () => {
         const { command, add, begun, settle, code, epoch, begin } = await device();
         const limits = { commands: 100, bytes: 100 };
-        const sized = (bytes: number) => ({ url: '/x', body: Buffer.alloc(bytes - 2, 'x'), maxAttempts: 2, backoffMs: 1 });
+        const sized = (bytes: number) => ({
+          url: '/x',
+          body: Buffer.alloc(bytes - 2, 'x'),
+          maxAttempts: 2,
+          backoffMs: 1,
+        });
         await add(sized(50), limits);
         const given = await begun();
         await store.giveBack(code, given.id, epoch, given.attempt);
@@ -326,7 +336,9 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         expect((await record(newer.id)).state).toBe('sent');
         expect(await store.cancel(code, third, FOREVER_MS)).toMatchObject({ status: 'cancelled' });
         // A key whose command has ended replaces nothing.
-        expect(await store.submit(await command({ coalesceKey: 'ptz' }), LIMITS, FOREVER_MS)).toMatchObject({ ended: [] });
+        expect(await store.submit(await command({ coalesceKey: 'ptz' }), LIMITS, FOREVER_MS)).toMatchObject({
+          ended: [],
+        });
       });
 
       test('the number of waiting commands follows every change', async () => {
@@ -350,11 +362,13 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
 
     describe('begin', () => {
       test('hands out the commands of a lane in the order of acceptance, one at a time (I6)', async () => {
-        const { addAll, begin, begun, settle } = await device();
+        const { addAll, begin, settle } = await device();
         const ids = await addAll(3);
         for (const id of ids) {
-          const out = await begun();
-          expect(out.id).toBe(id);
+          const result = await begin();
+          expect(result).toMatchObject({ status: 'begun', command: { id }, isLast: id === ids[2] });
+          if (result.status !== 'begun') return;
+          const out = result.command;
           expect(await begin()).toEqual({ status: 'busy', ended: [] });
           await settle(out, OK);
         }
@@ -636,9 +650,18 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
           ended: { id: silent, state: 'succeeded' },
           late: true,
         });
-        expect(await settle(second, REFUSAL)).toMatchObject({ status: 'settled', ended: { state: 'failed' }, late: true });
+        expect(await settle(second, REFUSAL)).toMatchObject({
+          status: 'settled',
+          ended: { state: 'failed' },
+          late: true,
+        });
         expect(await record(silent)).toMatchObject({ state: 'succeeded', executed: 'yes', late: true });
-        expect(await record(lost)).toMatchObject({ state: 'failed', executed: 'yes', late: true, reason: 'device_error' });
+        expect(await record(lost)).toMatchObject({
+          state: 'failed',
+          executed: 'yes',
+          late: true,
+          reason: 'device_error',
+        });
         expect(await settle(first, REFUSAL)).toEqual({ status: 'stale' });
         expect(await kinds(silent)).toEqual(['queued', 'sent', 'timed_out', 'succeeded']);
         expect(eventOf((await at.events(code)).at(-1) as EventRecord)).toMatchObject({ late: true });
@@ -939,7 +962,11 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         expect(await store.tend(code)).toMatchObject({ startable: false, ended: [] });
         const owner = { node: newNode(), epoch: newEpoch() };
         await at.own(code, owner.node, owner.epoch);
-        expect(await store.tend(code)).toMatchObject({ owner, startable: true, ended: [{ id: once, state: 'unknown' }] });
+        expect(await store.tend(code)).toMatchObject({
+          owner,
+          startable: true,
+          ended: [{ id: once, state: 'unknown' }],
+        });
         expect(await record(once)).toMatchObject({ state: 'unknown', executed: 'maybe' });
       });
 
@@ -1080,7 +1107,28 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       expect((await store.history(code, undefined, 10)).items).toHaveLength(5);
     });
 
-    test('whatever runs for a device that was removed, its commands end by their deadline (I4)', async () => {
+    test('whatever runs for a device that was removed ends its commands, so that none meets the next one under its code (I4)', async () => {
+      const { code, epoch, add, begun, record } = await device();
+      const [written, given, later, urgent] = [
+        await add({ maxAttempts: 2 }),
+        await add(),
+        await add({ notBeforeMs: (await at.nowMs()) + HOUR_MS / 2 }),
+        await add({ lane: 'urgent' }),
+      ];
+      const first = await begun();
+      const second = await begun({ window: 2 });
+      expect([first.id, second.id]).toEqual([written, given]);
+      await at.remove(code);
+      expect(idsOf((await store.tend(code)).ended).sort()).toEqual([later, urgent].sort());
+      expect(await store.settle(code, written, epoch, first.attempt, SILENCE)).toMatchObject({ status: 'settled' });
+      expect(await store.giveBack(code, given, epoch, second.attempt)).toMatchObject({ status: 'settled' });
+      const gone = { state: 'cancelled', reason: 'device_removed' };
+      expect(await record(written)).toMatchObject({ ...gone, executed: 'maybe' });
+      for (const id of [given, later, urgent]) expect(await record(id)).toMatchObject({ ...gone, executed: 'no' });
+      expect(await at.traces(code)).toEqual([]);
+    });
+
+    test('of a device without an owner nothing is left beyond its deadline (I4)', async () => {
       const { code, add, record } = await device();
       const id = await add({ expiresAtMs: (await at.nowMs()) + 30 });
       await at.disown(code);
@@ -1093,6 +1141,6 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
 }
 
 /** What a `command.*` event says. */
-export function eventOf(event: EventRecord): Record<string, unknown> {
-  return JSON.parse(Buffer.from(event.data).toString()) as Record<string, unknown>;
+function eventOf(event: EventRecord): { readonly id?: string; readonly [name: string]: unknown } {
+  return JSON.parse(Buffer.from(event.data).toString()) as { id?: string };
 }

@@ -15,7 +15,7 @@ import {
   type NodeId,
   newCommandId,
 } from '@lapi-broker/protocol';
-import { createKeyspace, type Keyspace, type RedisConnection } from '@lapi-broker/redis';
+import { createKeyspace, isCluster, type Keyspace, type RedisConnection } from '@lapi-broker/redis';
 import { isEnded, type LaneName, type NewCommand } from '../command-record.ts';
 import type { AttemptEnd, BeginRequest, LaneLimits, TendResult } from '../lane-store.ts';
 import { RedisLaneStore } from '../redis/redis-lane-store.ts';
@@ -29,9 +29,21 @@ const LIMITS: LaneLimits = { commands: 5, bytes: 900 };
 const FOREVER_MS = 8.64e15;
 /** What a node remembers of its attempts, to say it late or twice. */
 const REMEMBERED = 60;
+const TURN_MS = 2_000;
+const WAKE_MS = 2_000;
+/** Answers of operations that have looked at the whole lane. */
+const HAS_LOOKED: ReadonlySet<string> = new Set([
+  'accepted',
+  'begun',
+  'busy',
+  'cancelled',
+  'idle',
+  'requeued',
+  'settled',
+  'tended',
+]);
 const DRAIN_STEPS = 4_000;
 const KEPT_KINDS = /:(device|history|command|result|idem|events|waiting|testclock)(:|$)/;
-const TRACE_LINES = 40;
 
 export interface RunOptions {
   readonly connection: RedisConnection;
@@ -46,6 +58,7 @@ export interface RunOptions {
 export class ModelFailure extends Error {
   readonly seed: number;
   readonly step: number;
+  /** What was done with the device in question, and what it answered. */
   readonly trace: readonly string[];
 
   constructor(seed: number, step: number, message: string, trace: readonly string[]) {
@@ -193,8 +206,9 @@ class Run {
     }
     for (const { code, model } of this.devices)
       if (model.open.size > 0) this.fail(code, `${model.open.size} commands never end`);
-    const keys = await this.connection.keys(`${this.keyspace.prefix}:*`);
-    const left = keys.filter((key) => !KEPT_KINDS.test(key));
+    const servers = isCluster(this.connection) ? this.connection.nodes('master') : [this.connection];
+    const keys = await Promise.all(servers.map((server) => server.keys(`${this.keyspace.prefix}:*`)));
+    const left = keys.flat().filter((key) => !KEPT_KINDS.test(key));
     if (left.length > 0) this.fail(undefined, `keys are left although nothing is open: ${left.join(' ')}`);
     for (const { code, model, ids } of this.devices) await this.compareRecords(code, model, ids);
   }
@@ -216,16 +230,18 @@ class Run {
   private newCommand(device: Device): NewCommand {
     const { nowMs } = this;
     const mode = this.weighted<NewCommand['mode']>([
-      [80, 'queue'],
+      [70, 'queue'],
       [12, 'direct'],
-      [8, 'direct-then-queue'],
+      [18, 'direct-then-queue'],
     ]);
-    const expiresAtMs = nowMs + this.weighted([
-      [1, 0],
-      [1, 1],
-      [6, this.upTo(8_000)],
-      [6, 3_600_000],
-    ]);
+    const expiresAtMs =
+      nowMs +
+      this.weighted([
+        [1, 0],
+        [1, 1],
+        [6, this.upTo(8_000)],
+        [6, 3_600_000],
+      ]);
     const isQueue = mode === 'queue';
     const maxAttempts = this.chance(0.4) ? 2 + this.upTo(1) : 1;
     return {
@@ -242,9 +258,12 @@ class Run {
       notBeforeMs: isQueue && this.chance(0.25) ? nowMs + this.upTo(3) * 500 : undefined,
       maxAttempts,
       backoffMs: this.chance(0.1) ? 40_000 : 100 + this.upTo(20) * 100,
-      coalesceKey: mode !== 'direct' && this.chance(0.25) ? this.pick(['a', 'b']) : undefined,
+      coalesceKey: mode !== 'direct' && this.chance(0.4) ? this.pick(['a', 'b']) : undefined,
       idempotency: this.chance(0.15)
-        ? { key: `${Math.floor(device.ids.length / 10) + this.upTo(3)}`.padStart(64, '0'), request: `${this.chance(0.9) ? 0 : 1}`.padStart(64, '0') }
+        ? {
+            key: `${Math.floor(device.ids.length / 10) + this.upTo(3)}`.padStart(64, '0'),
+            request: `${this.chance(0.9) ? 0 : 1}`.padStart(64, '0'),
+          }
         : undefined,
       keyId: 'k',
       job: undefined,
@@ -257,7 +276,7 @@ class Run {
     const { model } = device;
     const notAfterMs = this.deadline();
     const expected = model.submit(asked, LIMITS, notAfterMs, this.nowMs);
-    const [actual] = await this.act(device, 'submit', brief(asked), asked.id, () =>
+    const actual = await this.act(device, 'submit', brief(asked), asked.id, () =>
       this.store.submit(asked, LIMITS, notAfterMs),
     );
     const { timerAtMs, ...rest } = { timerAtMs: undefined, ...actual };
@@ -269,21 +288,25 @@ class Run {
     this.checkTimer(device, timerAtMs, asked.notBeforeMs);
   }
 
-  /** A service that heard no answer asks again; or the same id comes with a fresh key. */
+  /** A service that heard no answer asks again. */
   private async submitAgain(device: Device): Promise<void> {
     const known = device.model.commands.get(this.recent(device.ids) as CommandId);
     if (known !== undefined) await this.submit(device, known.asked);
   }
 
-  private async endDirect(device: Device): Promise<void> {
-    const id = this.recent(device.direct, 4);
+  private async endDirect(some: Device): Promise<void> {
+    const open = this.devices.flatMap((each) =>
+      each.model.out('direct').map(({ asked: { id } }) => ({ device: each, id })),
+    );
+    const { device, id } =
+      this.chance(0.4) && open.length > 0 ? this.pick(open) : { device: some, id: this.recent(some.direct, 6) };
     const command = id && device.model.commands.get(id);
     if (command === undefined || id === undefined) return;
-    if (command.asked.mode === 'direct-then-queue' && this.chance(0.6)) {
+    if (command.asked.mode === 'direct-then-queue' && this.chance(0.7)) {
       // A service that wrote nothing may queue it; one that did may not.
       if (device.received.has(id) && command.isDirect) return;
       const expected = device.model.queueDirect(id, LIMITS, this.nowMs);
-      const [actual] = await this.act(device, 'queueDirect', short(id), id, () =>
+      const actual = await this.act(device, 'queueDirect', short(id), id, () =>
         this.store.queueDirect(device.code, id, LIMITS),
       );
       const { timerAtMs, ...rest } = { timerAtMs: undefined, ...actual };
@@ -299,7 +322,7 @@ class Run {
     if (isWritten && command.isDirect && command.state === 'sent') this.writeHeld(held);
     const end = device.received.has(id) ? this.someEnd(held) : ({ kind: 'refused', reason: 'device_offline' } as const);
     const expected = device.model.settle(id, held.epoch, held.attempt, end, this.nowMs);
-    const [actual] = await this.act(device, 'settleDirect', `${short(id)} ${end.kind}`, id, () =>
+    const actual = await this.act(device, 'settleDirect', `${short(id)} ${end.kind}`, id, () =>
       this.store.settleDirect(device.code, id, end),
     );
     this.compareAnswer(device, expected, actual);
@@ -311,7 +334,7 @@ class Run {
     if (id === undefined || this.keyspace.shardOf(foreign.code) !== this.keyspace.shardOf(device.code)) return;
     const notAfterMs = this.deadline();
     const expected = device.model.cancel(id, notAfterMs, this.nowMs);
-    const [actual] = await this.act(device, 'cancel', short(id), foreign === device ? id : undefined, () =>
+    const actual = await this.act(device, 'cancel', short(id), foreign === device ? id : undefined, () =>
       this.store.cancel(device.code, id, notAfterMs),
     );
     this.compareAnswer(device, expected, actual);
@@ -320,10 +343,12 @@ class Run {
   private async tend(device: Device): Promise<TendResult> {
     const { model } = device;
     const expected = model.tend(this.nowMs);
-    const [actual] = await this.act(device, 'tend', '', undefined, () => this.store.tend(device.code));
+    const actual = await this.act(device, 'tend', '', undefined, () => this.store.tend(device.code));
     const { timerAtMs, startable, ...rest } = actual;
     // Told once too often does no harm, and may come behind a command that waits for its next attempt.
-    const mayOverstate = (['normal', 'urgent'] as const).some((lane) => (model.head(lane)?.retryAtMs ?? 0) > this.nowMs);
+    const mayOverstate = (['normal', 'urgent'] as const).some(
+      (lane) => (model.head(lane)?.retryAtMs ?? 0) > this.nowMs,
+    );
     if (startable !== expected.startable && !(startable && mayOverstate))
       this.fail(device.code, `startable is ${startable}`);
     this.compareAnswer(device, { status: 'tended', ...expected, startable }, { status: 'tended', ...rest, startable });
@@ -344,16 +369,23 @@ class Run {
       ({ code }, i) => this.keyspace.shardOf(code) === shard && (scores[i] ?? Number.POSITIVE_INFINITY) <= this.nowMs,
     );
     const codes = await this.store.due(shard, 100);
-    if (!isDeepStrictEqual([...codes].sort(), overdue.map(({ code }) => code).sort()))
+    if (codes.length !== overdue.length || overdue.some(({ code }) => !codes.includes(code)))
       this.fail(undefined, `due names ${codes.join()}, not ${overdue.map(({ code }) => code).join()}`);
-    for (const device of overdue) await this.tend(device);
+    for (const device of overdue) {
+      // Nobody else gets them for a while, and somebody does after it: the one who took the turn may die.
+      const score = await this.dueScore(device);
+      if (score === undefined || score <= this.nowMs || score > this.nowMs + TURN_MS)
+        this.fail(device.code, `after its turn it is due at ${score}`);
+      if (this.chance(0.7)) await this.tend(device);
+    }
   }
 
   // ——— what nodes do ———
 
   private async claim(device: Device): Promise<void> {
     const node = `edge-${this.upTo(NODES - 1)}.1` as NodeId;
-    const epoch = (this.epochs += 1 + this.upTo(3)) as Epoch;
+    this.epochs += 1 + this.upTo(3);
+    const epoch = this.epochs as Epoch;
     device.owners.push({ node, epoch });
     Object.assign(device.model, { node, epoch });
     this.note(device, `claim ${node} ${epoch}`);
@@ -375,7 +407,7 @@ class Run {
       lane: this.chance(0.3) ? 'urgent' : 'normal',
       node,
       epoch: owner.epoch,
-      window: this.chance(0.15) ? 3 : 1,
+      window: this.chance(0.2) ? 3 : 1,
       notAfterMs: this.deadline(),
     });
     if (held !== undefined && this.chance(0.5)) this.writeHeld(held);
@@ -384,25 +416,29 @@ class Run {
   private async beginAs(device: Device, request: Omit<BeginRequest, 'code'>): Promise<Held | undefined> {
     const { model } = device;
     const whole = { code: device.code, ...request };
-    const out = model.out(request.lane).length;
     const expected = model.begin(whole, this.nowMs);
     const target = expected.status === 'begun' ? expected.command.asked.id : undefined;
     const what = `${request.lane} ${request.node} ${request.epoch} window ${request.window}`;
-    const [actual] = await this.act(device, 'begin', what, target, () => this.store.begin(whole));
+    const actual = await this.act(device, 'begin', what, target, () => this.store.begin(whole));
     if (actual.status !== 'begun' || expected.status !== 'begun') {
       this.compareAnswer(device, expected.status === 'begun' ? { status: 'begun' } : expected, actual);
       return undefined;
     }
     const { command } = actual;
     const { id, attempt } = command;
-    if (request.node !== model.node || request.epoch !== model.epoch) this.fail(device.code, `${short(id)} given to no owner (I3)`);
+    if (request.node !== model.node || request.epoch !== model.epoch)
+      this.fail(device.code, `${short(id)} given to no owner (I3)`);
     if (id !== target) this.fail(device.code, `begun ${short(id)}, expected ${short(target ?? '')} (I6)`);
-    if (command.leftMs !== expected.leftMs) this.fail(device.code, `leftMs ${command.leftMs}, expected ${expected.leftMs}`);
+    if (command.leftMs !== expected.leftMs)
+      this.fail(device.code, `leftMs ${command.leftMs}, expected ${expected.leftMs}`);
+    const isLast = !model.waiting().some(({ asked }) => asked.lane === request.lane);
+    if (actual.isLast !== isLast) this.fail(device.code, `isLast is ${actual.isLast}`);
     if (!sameEnded(actual.ended, expected.ended)) this.fail(device.code, 'begin says other ends');
-    if (out >= Math.max(request.window, 1) && model.out(request.lane).length > request.window)
-      this.fail(device.code, 'more are out than the window lets (I6)');
+    if (actual.isLast !== model.waiting().every((other) => other.asked.lane !== request.lane))
+      this.fail(device.code, `begin says ${actual.isLast ? 'that nothing' : 'that more'} waits in the lane`);
     const { asked } = expected.command;
-    if (command.url !== asked.url || !Buffer.from(command.body).equals(asked.body)) this.fail(device.code, 'another request was begun');
+    if (command.url !== asked.url || !Buffer.from(command.body).equals(asked.body))
+      this.fail(device.code, 'another request was begun');
     if (device.held.some((other) => other.id === id && other.epoch === request.epoch && other.attempt === attempt))
       this.fail(device.code, `attempt ${attempt} of ${short(id)} was handed out twice in one epoch (I7)`);
     expected.command.attempt = attempt;
@@ -427,8 +463,10 @@ class Run {
     const seen = device.received.get(id) ?? { attempts: new Set<string>(), success: false, error: false };
     seen.attempts.add(`${epoch}:${attempt}`);
     device.received.set(id, seen);
-    if (command.asked.maxAttempts === 1 && seen.attempts.size > 1) this.fail(device.code, `${short(id)} is written twice (I7)`);
-    if (seen.attempts.size > command.asked.maxAttempts) this.fail(device.code, `${short(id)} is written too often (I7)`);
+    if (command.asked.maxAttempts === 1 && seen.attempts.size > 1)
+      this.fail(device.code, `${short(id)} is written twice (I7)`);
+    if (seen.attempts.size > command.asked.maxAttempts)
+      this.fail(device.code, `${short(id)} is written too often (I7)`);
     this.checkTruth(device, command);
   }
 
@@ -494,13 +532,15 @@ class Run {
   private async settle(device: Device, { id, epoch, attempt }: Held, end: AttemptEnd): Promise<void> {
     const expected = device.model.settle(id, epoch, attempt, end, this.nowMs);
     const what = `${short(id)} ${epoch} attempt ${attempt} ${end.kind}${end.kind === 'answered' ? ` ${end.success}` : ''}`;
-    const [actual] = await this.act(device, 'settle', what, id, () => this.store.settle(device.code, id, epoch, attempt, end));
+    const actual = await this.act(device, 'settle', what, id, () =>
+      this.store.settle(device.code, id, epoch, attempt, end),
+    );
     this.compareAnswer(device, expected, actual);
   }
 
   private async giveBack(device: Device, id: CommandId, epoch: Epoch, attempt: number): Promise<void> {
     const expected = device.model.giveBack(id, epoch, attempt, this.nowMs);
-    const [actual] = await this.act(device, 'giveBack', `${short(id)} ${epoch} attempt ${attempt}`, id, () =>
+    const actual = await this.act(device, 'giveBack', `${short(id)} ${epoch} attempt ${attempt}`, id, () =>
       this.store.giveBack(device.code, id, epoch, attempt),
     );
     this.compareAnswer(device, expected, actual);
@@ -549,7 +589,7 @@ class Run {
     what: string,
     target: CommandId | undefined,
     operation: () => Promise<T>,
-  ): Promise<[T]> {
+  ): Promise<T> {
     const { code, model } = device;
     this.line = `${name} ${what}`;
     const events = model.take();
@@ -563,7 +603,11 @@ class Run {
     const [actual, records, streamed, waiting, due, ...there] = await Promise.all([
       pending,
       this.store.readStates(known),
-      this.connection.xrange(this.keyspace.events(this.keyspace.shardOf(code)), `(${device.lastEvent}`.replace('(-', '-'), '+'),
+      this.connection.xrange(
+        this.keyspace.events(this.keyspace.shardOf(code)),
+        `(${device.lastEvent}`.replace('(-', '-'),
+        '+',
+      ),
       this.store.waiting(),
       this.dueScore(device),
       this.connection.exists(this.keyspace.lane(code)),
@@ -585,20 +629,16 @@ class Run {
     const all = this.devices.reduce((sum, each) => sum + each.model.waiting().length, 0);
     if (waiting !== all) this.fail(code, `${waiting} commands are said to wait, not ${all}`);
     this.checkIndexes(device, due, there);
-    this.last = async () => {
-      // What ran twice must be explained by the model, too; only reads and repeats of settled things are safe to repeat blindly.
-      if (name === 'settle' || name === 'giveBack' || name === 'settleDirect') await this.repeatLast(device, name, operation);
-    };
-    return [actual];
+    if (HAS_LOOKED.has(status)) this.checkWake(device, due);
+    const isEnd = name === 'settle' || name === 'giveBack' || name === 'settleDirect';
+    this.last = isEnd ? () => this.repeat(device, name, operation) : undefined;
+    return actual;
   }
 
-  /** The network said the same thing twice: it must be stale, or what was said last must still be undone. */
-  private async repeatLast(device: Device, name: string, operation: () => Promise<object>): Promise<void> {
-    const before = [...device.model.open].map(({ asked, state, attempt }) => `${asked.id}${state}${attempt}`);
-    const [again] = await this.act(device, `${name} again`, '', undefined, operation);
-    const after = [...device.model.open].map(({ asked, state, attempt }) => `${asked.id}${state}${attempt}`);
-    if (!('status' in again) || again.status !== 'stale' || !isDeepStrictEqual(before, after))
-      this.fail(device.code, `${name} ran twice and counted twice`);
+  /** Somebody who heard no answer says it again, perhaps much later: it counted the first time. */
+  private async repeat(device: Device, name: string, operation: () => Promise<object>): Promise<void> {
+    const again = await this.act(device, `${name} again`, '', undefined, operation);
+    if (!('status' in again) || again.status !== 'stale') this.fail(device.code, `${name} counted twice`);
   }
 
   private compareAnswer(device: Device, expected: object, actual: object): void {
@@ -637,8 +677,12 @@ class Run {
     }
     const got = streamed.map(([, fields]) => {
       const kind = fields[fields.indexOf('k') + 1] ?? '';
-      const data = JSON.parse(fields[fields.indexOf('d') + 1] ?? '{}') as Record<string, unknown>;
-      return `${data['id']} ${kind} ${data['executed'] ?? ''} ${data['late'] ?? false}`;
+      const data = JSON.parse(fields[fields.indexOf('d') + 1] ?? '{}') as {
+        id?: string;
+        executed?: string;
+        late?: boolean;
+      };
+      return `${data.id} ${kind} ${data.executed ?? ''} ${data.late ?? false}`;
     });
     const expected = wanted.map(({ id, state, executed, late }) => `${id} command.${state} ${executed ?? ''} ${late}`);
     if (!isDeepStrictEqual(got.sort(), expected.sort()))
@@ -648,12 +692,20 @@ class Run {
   /** Somebody will look in time, and where nothing is open nothing is left. */
   private checkIndexes({ code, model }: Device, due: number | undefined, there: readonly number[]): void {
     if (model.open.size === 0) {
-      if (there.some((count) => count > 0) || due !== undefined) this.fail(code, 'keys are left although nothing is open');
+      if (there.some((count) => count > 0) || due !== undefined)
+        this.fail(code, 'keys are left although nothing is open');
       return;
     }
     const nextMs = Math.min(...model.times());
     if (due === undefined || due > Math.max(nextMs, this.nowMs + 2_000))
       this.fail(code, `somebody looks at ${due}, but something happens at ${nextMs}`);
+  }
+
+  /** A wake-up may be lost, so somebody looks again soon while a command could start. */
+  private checkWake({ code, model }: Device, due: number | undefined): void {
+    if (model.node === undefined || !model.isStartable(this.nowMs)) return;
+    if (due === undefined || due > this.nowMs + WAKE_MS)
+      this.fail(code, `a command could start, but somebody looks at ${due}`);
   }
 
   private checkTimer(device: Device, timerAtMs: number | undefined, notBeforeMs: number | undefined): void {
@@ -669,8 +721,10 @@ class Run {
   /** I4: what is said to be not executed reached no device; what is said to be executed was answered by it. */
   private checkTruth(device: Device, { asked: { id }, executed, state }: ModelCommand): void {
     const seen = device.received.get(id);
-    if (executed === 'no' && seen !== undefined) this.fail(device.code, `${short(id)} was written, and is said not to be executed (I4)`);
-    if (state === 'succeeded' && seen?.success !== true) this.fail(device.code, `${short(id)} succeeded without an answer (I4)`);
+    if (executed === 'no' && seen !== undefined)
+      this.fail(device.code, `${short(id)} was written, and is said not to be executed (I4)`);
+    if (state === 'succeeded' && seen?.success !== true)
+      this.fail(device.code, `${short(id)} succeeded without an answer (I4)`);
     if (executed === 'yes' && state === 'failed' && seen?.error !== true)
       this.fail(device.code, `${short(id)} failed without an answer (I4)`);
   }
@@ -684,7 +738,8 @@ class Run {
     const mine = device.letIn.get(id) ?? [0, 0];
     const last = device.lastStart.get(lane) ?? [0, 0];
     const isFirst = !device.received.has(id) && !device.held.some((each) => each.id === id);
-    if (isFirst && isBefore(mine, last)) this.fail(device.code, `${short(id)} starts after one that was let in later (I6)`);
+    if (isFirst && isBefore(mine, last))
+      this.fail(device.code, `${short(id)} starts after one that was let in later (I6)`);
     if (isBefore(last, mine)) device.lastStart.set(lane, mine);
   }
 
@@ -696,12 +751,11 @@ class Run {
   private note(device: Device | undefined, line: string): void {
     for (const { code } of device === undefined ? this.devices : [device])
       this.trace.push({ code, line: `${this.steps} ${code} ${line}` });
-    if (this.trace.length > 8_000) this.trace.splice(0, 4_000);
   }
 
   private fail(code: DeviceCode | undefined, message: string): never {
     const lines = this.trace.filter((each) => code === undefined || each.code === code).map(({ line }) => line);
-    throw new ModelFailure(this.seed, this.steps, `${code ?? ''} ${this.line}: ${message}`, lines.slice(-TRACE_LINES));
+    throw new ModelFailure(this.seed, this.steps, `${code ?? ''} ${this.line}: ${message}`, lines);
   }
 
   // ——— chance ———
@@ -742,7 +796,10 @@ class Run {
   }
 
   private newRandomWord(): string {
-    const half = () => Math.floor(this.random() * 36 ** 10).toString(36).padStart(10, '0');
+    const half = () =>
+      Math.floor(this.random() * 36 ** 10)
+        .toString(36)
+        .padStart(10, '0');
     return half() + half();
   }
 }
@@ -765,7 +822,16 @@ function short(id: string): string {
   return id.slice(2, 8);
 }
 
-function brief({ id, mode, lane, expiresAtMs, notBeforeMs, maxAttempts, coalesceKey, idempotency }: NewCommand): string {
+function brief({
+  id,
+  mode,
+  lane,
+  expiresAtMs,
+  notBeforeMs,
+  maxAttempts,
+  coalesceKey,
+  idempotency,
+}: NewCommand): string {
   const extra = [
     notBeforeMs === undefined ? '' : `notBefore ${notBeforeMs}`,
     maxAttempts > 1 ? `attempts ${maxAttempts}` : '',

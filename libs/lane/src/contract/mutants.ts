@@ -62,10 +62,16 @@ export const MUTANTS: readonly Mutant[] = [
         'without the record test': "if id and record and record.st ~= 'queued' then",
       },
     },
-    { from: 'elseif record and tonumber(record.exp) <= nowMs then', to: { 'without the expiry test': 'elseif false then' } },
+    {
+      from: 'elseif record and tonumber(record.exp) <= nowMs then',
+      to: { 'without the expiry test': 'elseif false then' },
+    },
     {
       from: 'if not record or record.rt > nowMs then',
-      to: { 'without the backoff test': 'if not record then', 'backoff one longer': 'if not record or record.rt >= nowMs and record.rt > 0 then' },
+      to: {
+        'without the backoff test': 'if not record then',
+        'backoff one longer': 'if not record or record.rt >= nowMs and record.rt > 0 then',
+      },
     },
     { from: 'leaveLane(id, record)', to: { 'stays in the lane': '' } },
     { from: 'record.n = record.n + 1', to: { 'does not count the attempt': '' } },
@@ -76,6 +82,7 @@ export const MUTANTS: readonly Mutant[] = [
       to: { 'awaits answers beyond the deadline': 'local dueMs = nowMs + tonumber(record.to)' },
     },
     { from: 'takeOff(laneName, epoch, id, dueMs)', to: { 'is not noted as out': '' } },
+    { from: 'ended, lane[laneName] }', to: { 'says that nothing else waits': 'ended, 0 }' } },
   ]),
   ...inFile('settle.lua', [
     {
@@ -90,7 +97,8 @@ export const MUTANTS: readonly Mutant[] = [
       from: "local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown') and nowMs <= record.ea + lateMs",
       to: {
         'no late answers': 'local isLateAnswer = false',
-        'late answers for ever': "local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown')",
+        'late answers for ever':
+          "local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown')",
         'late window one shorter':
           "local isLateAnswer = kind == 'answered' and (record.st == 'timed_out' or record.st == 'unknown') and nowMs < record.ea + lateMs",
         'late answers to every end':
@@ -136,7 +144,10 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   ...inFile('cancel.lua', [
     { from: "if isLate then return { 'LATE' } end", to: { 'without notAfter': '' } },
-    { from: "if record.st ~= 'queued' then return { 'NOT_QUEUED', record.st } end", to: { 'without the state test': '' } },
+    {
+      from: "if record.st ~= 'queued' then return { 'NOT_QUEUED', record.st } end",
+      to: { 'without the state test': '' },
+    },
     { from: 'lapse()', to: { 'without lapse': '' } },
     { from: 'rest()', to: { 'without rest': '' } },
   ]),
@@ -144,19 +155,28 @@ export const MUTANTS: readonly Mutant[] = [
     { from: "if isLate then return { 'LATE' } end", to: { 'without notAfter': '' } },
     { from: "if not provisioned then return { 'UNKNOWN' } end", to: { 'without the device test': '' } },
     { from: "if known then return { 'REPEATED', id, known } end", to: { 'accepts an id twice': '' } },
-    { from: "if earlierHash ~= requestHash then return { 'CONFLICT', earlierId } end", to: { 'without the comparison of requests': '' } },
+    {
+      from: "if earlierHash ~= requestHash then return { 'CONFLICT', earlierId } end",
+      to: { 'without the comparison of requests': '' },
+    },
     {
       from: 'if earlierState then',
       to: { 'without idempotency': 'if false then', 'a key without its command stays taken': 'if earlierId then' },
     },
     {
       from: "if tonumber(expiresAt) <= nowMs then return { 'EXPIRED' } end",
-      to: { 'without the deadline test': '', 'deadline one later': "if tonumber(expiresAt) < nowMs then return { 'EXPIRED' } end" },
+      to: {
+        'without the deadline test': '',
+        'deadline one later': "if tonumber(expiresAt) < nowMs then return { 'EXPIRED' } end",
+      },
     },
     { from: 'tidy()', to: { 'overtakes what is due': '' } },
     {
       from: 'local limit = not isDirect and makeRoom(record, maxCommands, maxBytes)',
-      to: { 'without limits': 'local limit = false', 'direct calls need room': 'local limit = makeRoom(record, maxCommands, maxBytes)' },
+      to: {
+        'without limits': 'local limit = false',
+        'direct calls need room': 'local limit = makeRoom(record, maxCommands, maxBytes)',
+      },
     },
     {
       from: "if idempotencyHash ~= '' then redis.call('SET'",
@@ -164,9 +184,15 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       from: "local waits = notBefore ~= '' and tonumber(notBefore) > nowMs",
-      to: { 'without notBefore': 'local waits = false', 'waits at its very moment': "local waits = notBefore ~= '' and tonumber(notBefore) >= nowMs" },
+      to: {
+        'without notBefore': 'local waits = false',
+        'waits at its very moment': "local waits = notBefore ~= '' and tonumber(notBefore) >= nowMs",
+      },
     },
-    { from: 'record.pl = waits and -nextPlace() or nextPlace()', to: { 'has a place at once': 'record.pl = nextPlace()' } },
+    {
+      from: 'record.pl = waits and -nextPlace() or nextPlace()',
+      to: { 'has a place at once': 'record.pl = nextPlace()' },
+    },
     { from: "takeOff('d', '0', id, tonumber(directUntil))", to: { 'a direct call is not noted as out': '' } },
     { from: "rest(waits and 'always' or 'unwatched')", to: { 'asks for no timer': 'rest()' } },
   ]),
@@ -187,13 +213,19 @@ export const MUTANTS: readonly Mutant[] = [
       to: { 'keeps the key': '' },
     },
     { from: "record.n, record.w, record.ep = 0, 0, ''", to: { 'counts the direct attempt': "record.ep = ''" } },
-    { from: "local _, timer = rest('unwatched')", to: { 'asks for no timer': "local _, timer = rest()" } },
+    { from: "local _, timer = rest('unwatched')", to: { 'asks for no timer': 'local _, timer = rest()' } },
   ]),
   ...inFile('due.lua', [
-    { from: "'-inf', string.format('%.0f', nowMs), 'LIMIT'", to: { 'names what is not due': "'-inf', '+inf', 'LIMIT'" } },
+    {
+      from: "'-inf', string.format('%.0f', nowMs), 'LIMIT'",
+      to: { 'names what is not due': "'-inf', '+inf', 'LIMIT'" },
+    },
     {
       from: "redis.call('ZADD', dueKey, string.format('%.0f', nowMs + turnMs), code) end",
-      to: { 'whoever takes a turn and dies ends it for all': "redis.call('ZREM', dueKey, code) end", 'gives a turn twice': 'end' },
+      to: {
+        'whoever takes a turn and dies ends it for all': "redis.call('ZREM', dueKey, code) end",
+        'gives a turn twice': 'end',
+      },
     },
   ]),
   ...inFile('tend.lua', [
@@ -206,58 +238,134 @@ export const MUTANTS: readonly Mutant[] = [
       from: "return record.w > 0 and 'maybe' or 'no'",
       to: { 'ended unsent is always no': "return 'no'", 'ended unsent is always maybe': "return 'maybe'" },
     },
-    { from: "if string.match(redis.call('GET', key) or '', '^(%w+) ') == id then redis.call('DEL', key) end", to: { 'frees the key of another': "redis.call('DEL', key)" } },
-    { from: "redis.call('PEXPIRE', recordKey(id), keepMs)\n  announce(id, record, state, executed, reason)", to: { 'ended records stay for ever': 'announce(id, record, state, executed, reason)' } },
-    { from: "if record.pl > 0 then redis.call('ZADD', LANE_KEYS[record.ln], record.pl, id) end", to: { 'retries at the end of the lane': "if record.pl > 0 then redis.call('ZADD', LANE_KEYS[record.ln], lane.seq + 1, id) end" } },
+    {
+      from: "if string.match(redis.call('GET', key) or '', '^(%w+) ') == id then redis.call('DEL', key) end",
+      to: { 'frees the key of another': "redis.call('DEL', key)" },
+    },
+    {
+      from: "redis.call('PEXPIRE', recordKey(id), keepMs)\n  announce(id, record, state, executed, reason)",
+      to: { 'ended records stay for ever': 'announce(id, record, state, executed, reason)' },
+    },
+    {
+      from: "if record.pl > 0 then redis.call('ZADD', LANE_KEYS[record.ln], record.pl, id) end",
+      to: {
+        'retries at the end of the lane':
+          "if record.pl > 0 then redis.call('ZADD', LANE_KEYS[record.ln], lane.seq + 1, id) end",
+      },
+    },
     { from: "redis.call('ZADD', clockKey, record.exp, 'x' .. id)", to: { 'never expires': '' } },
-    { from: "if record.ck ~= '' then redis.call('HSET', laneKey, coalesceField(record), id) end", to: { 'coalesces nothing': '' } },
+    {
+      from: "if record.ck ~= '' then redis.call('HSET', laneKey, coalesceField(record), id) end",
+      to: { 'coalesces nothing': '' },
+    },
     { from: '  lane.bytes = lane.bytes - tonumber(record.bb)', to: { 'bytes are not given back': '' } },
     { from: '  lane[record.ln] = lane[record.ln] - 1', to: { 'places are not given back': '' } },
     { from: '  waitingChange = waitingChange - 1', to: { 'waiting is not counted down': '' } },
     { from: '  lane.hold[record.ln] = 0\n', to: { 'a hold outlives its command': '' } },
     { from: "redis.call('ZREM', clockKey, 'x' .. id, 'n' .. id, 'r' .. id)", to: { 'stays in the clock': '' } },
-    { from: "  redis.call('ZREM', LANE_KEYS[record.ln], id)\n  if record.ck", to: { 'stays in the lane': '  if record.ck' } },
+    {
+      from: "  redis.call('ZREM', LANE_KEYS[record.ln], id)\n  if record.ck",
+      to: { 'stays in the lane': '  if record.ck' },
+    },
     {
       from: "if record.ck ~= '' and redis.call('HGET', laneKey, coalesceField(record)) == id then",
       to: { 'forgets a newer command of the coalesce key': "if record.ck ~= '' then" },
-      equivalent: 'At most one command waits per lane and key, and the field names it: what enters ends or yields to the other first.',
+      equivalent:
+        'At most one command waits per lane and key, and the field names it: what enters ends or yields to the other first.',
     },
     { from: "if rival and rival.st == 'queued' then return rivalId, rival end", to: { 'never finds a rival': '' } },
-    { from: "if rival and rival.st == 'queued' then", to: { 'replaces what is out': 'if rival then' },
-      equivalent: 'The field of the coalesce key goes when its command leaves the lane.' },
+    {
+      from: "if rival and rival.st == 'queued' then",
+      to: { 'replaces what is out': 'if rival then' },
+      equivalent: 'The field of the coalesce key goes when its command leaves the lane.',
+    },
     { from: 'count = count - 1', to: { 'what is replaced needs room': '' } },
     { from: 'bytes = bytes - tonumber(rival.bb)', to: { 'bytes that are replaced need room': '' } },
-    { from: "if count > maxCommands then return 'commands' end", to: { 'no limit of commands': '', 'one command more': "if count > maxCommands + 1 then return 'commands' end", 'one command less': "if count >= maxCommands then return 'commands' end" } },
-    { from: "if bytes > maxBytes then return 'bytes' end", to: { 'no limit of bytes': '', 'one byte more': "if bytes > maxBytes + 1 then return 'bytes' end", 'one byte less': "if bytes >= maxBytes then return 'bytes' end" } },
-    { from: "integer(overdueMs + OVERDUE_GRACE_MS), 'f' .. id)", to: { 'anybody may give up at once': "integer(overdueMs), 'f' .. id)" } },
+    {
+      from: "if count > maxCommands then return 'commands' end",
+      to: {
+        'no limit of commands': '',
+        'one command more': "if count > maxCommands + 1 then return 'commands' end",
+        'one command less': "if count >= maxCommands then return 'commands' end",
+      },
+    },
+    {
+      from: "if bytes > maxBytes then return 'bytes' end",
+      to: {
+        'no limit of bytes': '',
+        'one byte more': "if bytes > maxBytes + 1 then return 'bytes' end",
+        'one byte less': "if bytes >= maxBytes then return 'bytes' end",
+      },
+    },
+    {
+      from: "integer(overdueMs + OVERDUE_GRACE_MS), 'f' .. id)",
+      to: { 'anybody may give up at once': "integer(overdueMs), 'f' .. id)" },
+    },
     { from: 'if i then table.remove(flights, i) end', to: { 'never lands': '' } },
     { from: "  redis.call('ZREM', clockKey, 'f' .. id)", to: { 'stays overdue': '' } },
     {
       from: 'if rival and (rival.pl < 0 or rival.pl > record.pl) then',
-      to: { 'an older command supersedes a newer one': 'if rival then', 'never superseded on its way back': 'if false then' },
+      to: {
+        'an older command supersedes a newer one': 'if rival then',
+        'never superseded on its way back': 'if false then',
+      },
     },
-    { from: "record.rt = notBeforeMs\n", to: { 'answers without backoff': '' } },
+    { from: 'record.rt = notBeforeMs\n', to: { 'answers without backoff': '' } },
     { from: "'rt', integer(notBeforeMs), 'n'", to: { 'without backoff': "'n'" } },
-    { from: "if notBeforeMs > nowMs then redis.call('ZADD', clockKey, integer(notBeforeMs), 'r' .. id) end", to: { 'nobody looks when a backoff ends': '' } },
-    { from: 'if redis.call(\'ZRANGE\', LANE_KEYS[record.ln], 0, 0)[1] == id then lane.hold[record.ln] = notBeforeMs end', to: { 'any retry holds its lane': 'lane.hold[record.ln] = notBeforeMs' } },
-    { from: 'tonumber(record.bo) * 2 ^ math.min(record.n - 1, 20)', to: { 'backoff does not double': 'tonumber(record.bo)' } },
+    {
+      from: "if notBeforeMs > nowMs then redis.call('ZADD', clockKey, integer(notBeforeMs), 'r' .. id) end",
+      to: { 'nobody looks when a backoff ends': '' },
+    },
+    {
+      from: "if redis.call('ZRANGE', LANE_KEYS[record.ln], 0, 0)[1] == id then lane.hold[record.ln] = notBeforeMs end",
+      to: { 'any retry holds its lane': 'lane.hold[record.ln] = notBeforeMs' },
+    },
+    {
+      from: 'tonumber(record.bo) * 2 ^ math.min(record.n - 1, 20)',
+      to: { 'backoff does not double': 'tonumber(record.bo)' },
+    },
     { from: ', LONGEST_BACKOFF_MS)', to: { 'backoff without end': ', math.huge)' } },
     {
       from: "if record.ep ~= '0' and record.n < tonumber(record.ma) and nowMs < tonumber(record.exp) then",
       to: {
         'direct calls are repeated': 'if record.n < tonumber(record.ma) and nowMs < tonumber(record.exp) then',
         'repeats what may not be repeated': "if record.ep ~= '0' and nowMs < tonumber(record.exp) then",
-        'one attempt more': "if record.ep ~= '0' and record.n <= tonumber(record.ma) and nowMs < tonumber(record.exp) then",
+        'one attempt more':
+          "if record.ep ~= '0' and record.n <= tonumber(record.ma) and nowMs < tonumber(record.exp) then",
         'retries after the deadline': "if record.ep ~= '0' and record.n < tonumber(record.ma) then",
         'never tries again': 'if false then',
       },
     },
-    { from: "finish(id, record, state, 'maybe', reason)", to: { 'given up is said not to be executed': "finish(id, record, state, 'no', reason)" } },
-    { from: 'elseif node and flight and flight[2] == epoch then', to: { 'a lost session is called silence': 'elseif true then', 'without the node test': 'elseif flight and flight[2] == epoch then' } },
-    { from: "if record and record.st == 'sent' then return onOverdue(id, record) end", to: { 'gives up what is not out': 'if record then return onOverdue(id, record) end' } },
-    { from: "elseif record.st == 'queued' and kind == 'x' then", to: { 'expires what is out': "elseif kind == 'x' then", 'clock expires nothing': 'elseif false then' } },
-    { from: "if record and record.st == 'queued' then arrivals", to: { 'lets in what does not wait': 'if record then arrivals' } },
-    { from: 'return a.nb < b.nb or (a.nb == b.nb and a.pl > b.pl)', to: { 'lets in by number alone': 'return a.pl > b.pl', 'lets equals in backwards': 'return a.nb < b.nb or (a.nb == b.nb and a.pl < b.pl)' } },
+    {
+      from: "finish(id, record, state, 'maybe', reason)",
+      to: { 'given up is said not to be executed': "finish(id, record, state, 'no', reason)" },
+    },
+    {
+      from: 'elseif node and flight and flight[2] == epoch then',
+      to: {
+        'a lost session is called silence': 'elseif true then',
+        'without the node test': 'elseif flight and flight[2] == epoch then',
+      },
+    },
+    {
+      from: "if record and record.st == 'sent' then return onOverdue(id, record) end",
+      to: { 'gives up what is not out': 'if record then return onOverdue(id, record) end' },
+    },
+    {
+      from: "elseif record.st == 'queued' and kind == 'x' then",
+      to: { 'expires what is out': "elseif kind == 'x' then", 'clock expires nothing': 'elseif false then' },
+    },
+    {
+      from: "if record and record.st == 'queued' then arrivals",
+      to: { 'lets in what does not wait': 'if record then arrivals' },
+    },
+    {
+      from: 'return a.nb < b.nb or (a.nb == b.nb and a.pl > b.pl)',
+      to: {
+        'lets in by number alone': 'return a.pl > b.pl',
+        'lets equals in backwards': 'return a.nb < b.nb or (a.nb == b.nb and a.pl < b.pl)',
+      },
+    },
     {
       from: "if flightLane ~= 'd' and tonumber(flightEpoch) < tonumber(epoch) then",
       to: {
@@ -266,15 +374,39 @@ export const MUTANTS: readonly Mutant[] = [
         'lapses the current epoch': "if flightLane ~= 'd' and tonumber(flightEpoch) <= tonumber(epoch) then",
       },
     },
-    { from: "if record and record.st == 'sent' then giveUp(id, record, 'unknown', 'session_lost') else land(id) end", to: { 'lapses what has ended': "if record then giveUp(id, record, 'unknown', 'session_lost') else land(id) end" } },
-    { from: "elseif i == 1 or redis.call('ZSCORE', clockKey, member) then", to: { 'acts on what has just ended': 'else' }, equivalent: STATE_TESTED_AGAIN },
+    {
+      from: "if record and record.st == 'sent' then giveUp(id, record, 'unknown', 'session_lost') else land(id) end",
+      to: { 'lapses what has ended': "if record then giveUp(id, record, 'unknown', 'session_lost') else land(id) end" },
+    },
+    {
+      from: "elseif i == 1 or redis.call('ZSCORE', clockKey, member) then",
+      to: { 'acts on what has just ended': 'else' },
+      equivalent: STATE_TESTED_AGAIN,
+    },
     { from: '  admit(arrived)', to: { 'nothing enters': '' } },
-    { from: "return lane[laneName] > 0 and lane.hold[laneName] <= nowMs and outOf(laneName) == 0", to: { 'says that a held lane could start': 'return lane[laneName] > 0 and outOf(laneName) == 0', 'says that a busy lane could start': 'return lane[laneName] > 0 and lane.hold[laneName] <= nowMs', 'says that an empty lane could start': 'return lane.hold[laneName] <= nowMs and outOf(laneName) == 0' } },
+    {
+      from: 'return lane[laneName] > 0 and lane.hold[laneName] <= nowMs and outOf(laneName) == 0',
+      to: {
+        'says that a held lane could start': 'return lane[laneName] > 0 and outOf(laneName) == 0',
+        'says that a busy lane could start': 'return lane[laneName] > 0 and lane.hold[laneName] <= nowMs',
+      },
+    },
+    {
+      from: 'return lane[laneName] > 0 and',
+      to: { 'asks empty lanes for their length': 'return' },
+      equivalent: 'The length that is asked for says the same; the count only spares the question.',
+    },
     { from: "    redis.call('DEL', laneKey)\n", to: { 'the lane stays when nothing is open': '' } },
     { from: "    redis.call('ZREM', dueKey, code)\n", to: { 'stays due when nothing is open': '' } },
-    { from: 'math.min(nextMs, nowMs + WAKE_MS) or nextMs', to: { 'a lost wake-up is not repeated': 'nextMs or nextMs' } },
+    {
+      from: 'math.min(nextMs, nowMs + WAKE_MS) or nextMs',
+      to: { 'a lost wake-up is not repeated': 'nextMs or nextMs' },
+    },
     { from: "redis.call('ZADD', dueKey, integer(wakeMs), code)", to: { 'nobody is told to look': '' } },
-    { from: '(lane.timer > nextMs or lane.timer <= nowMs)', to: { 'asks for no earlier timer': 'lane.timer <= nowMs', 'asks for one timer only': 'lane.timer == 0' } },
+    {
+      from: '(lane.timer > nextMs or lane.timer <= nowMs)',
+      to: { 'asks for no earlier timer': 'lane.timer <= nowMs', 'asks for one timer only': 'lane.timer == 0' },
+    },
   ]),
 ];
 

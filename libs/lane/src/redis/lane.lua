@@ -22,6 +22,8 @@ local OVERDUE_GRACE_MS = 1000
 local LONGEST_BACKOFF_MS = 60000
 -- Members of the clock that one call handles.
 local TIDY_LIMIT = 200
+-- Of a device that was removed; each of its commands has two at most.
+local ABANDON_LIMIT = 800
 
 local time = redis.call('TIME')
 local nowMs = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -196,6 +198,7 @@ end
 
 -- Back to its place, which it never lost: commands accepted after it have larger ones (I6).
 local function requeue(id, record, notBeforeMs, reason)
+  if not provisioned then return finish(id, record, 'cancelled', executedUnsent(record), 'device_removed') end
   local rivalId, rival = rivalOf(record)
   if rival and (rival.pl < 0 or rival.pl > record.pl) then
     return finish(id, record, 'cancelled', executedUnsent(record), 'superseded')
@@ -267,6 +270,16 @@ local function admit(ids)
   end
 end
 
+-- What waits for a device that was removed was never meant for the next one under its code.
+local function abandon()
+  if provisioned then return end
+  for _, member in ipairs(redis.call('ZRANGE', clockKey, 0, ABANDON_LIMIT - 1)) do
+    local id = string.sub(member, 2)
+    local record = string.sub(member, 1, 1) ~= 'f' and load(id)
+    if record and record.st == 'queued' then endWaiting(id, record, 'cancelled', 'device_removed') end
+  end
+end
+
 -- Gives up what belongs to an older epoch: its session is over (D19).
 local function lapse()
   for i = #flights, 1, -1 do
@@ -281,6 +294,7 @@ end
 -- Everything that is due, at any time, by anybody.
 local function tidy()
   lapse()
+  abandon()
   local members = redis.call('ZRANGEBYSCORE', clockKey, '-inf', nowText, 'LIMIT', 0, TIDY_LIMIT)
   local arrived = {}
   for i, member in ipairs(members) do
@@ -323,6 +337,7 @@ local function rest(asks)
   local nextMs = tonumber(first[2])
   local startable = isStartable('u') or isStartable('n')
   local wakeMs = (startable and node) and math.min(nextMs, nowMs + WAKE_MS) or nextMs
+  if not provisioned and lane.n + lane.u > 0 then wakeMs = nowMs end
   redis.call('ZADD', dueKey, integer(wakeMs), code)
   local timer = ''
   local hasFired = lane.timer > 0 and lane.timer <= nowMs

@@ -1,6 +1,6 @@
 #!lua
--- Guarantee: a direct call that was certainly not written becomes a waiting command at the end of its lane, or, where there is no room, ends as
---   failed with its Idempotency-Key free again.
+-- Guarantee: a direct call that was certainly not written becomes a waiting command at the end of its lane; or ends: where there is no room as
+--   failed with its Idempotency-Key free again, where a command accepted later under its coalesce key waits as superseded.
 -- KEYS, ARGV 1–5: see lane.lua
 -- ARGV  6 id   7 commands per lane   8 bytes per device
 -- Returns as submit.lua
@@ -16,9 +16,16 @@ redis.call('HDEL', recordKey(id), 'sa')
 tidy()
 
 local refusal
+local _, rival = rivalOf(record)
 if tonumber(record.exp) <= nowMs then
   finish(id, record, 'expired', 'no', 'expired')
   refusal = { 'EXPIRED' }
+elseif not provisioned then
+  finish(id, record, 'cancelled', 'no', 'device_removed')
+  refusal = { 'REPEATED', id, 'cancelled' }
+elseif rival and tonumber(rival.at) > tonumber(record.at) then
+  finish(id, record, 'cancelled', 'no', 'superseded')
+  refusal = { 'REPEATED', id, 'cancelled' }
 else
   local limit = makeRoom(record, maxCommands, maxBytes)
   if limit then

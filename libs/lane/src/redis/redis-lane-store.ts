@@ -2,6 +2,7 @@
  *  Redis away: every method rejects with `broker_unavailable`, and the script may have run all the same; running it again does no harm.
  *  Near full: `submit` and `queueDirect` are refused by Redis itself, everything that ends or sends a command goes on (D12). */
 
+import { isUtf8 } from 'node:buffer';
 import {
   BrokerError,
   type CommandId,
@@ -119,7 +120,7 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
         command.lane === 'urgent' ? 'u' : 'n',
         command.method,
         command.url,
-        bytesOf(command.body),
+        argumentOf(command.body),
         command.timeoutMs,
         Math.floor(command.expiresAtMs),
         command.notBeforeMs === undefined ? '' : Math.ceil(command.notBeforeMs),
@@ -170,15 +171,15 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
 
   async read(id: CommandId): Promise<CommandRecord | undefined> {
     if (!this.#isOurs(id)) return undefined;
-    const [values, response] = await Promise.all([
-      guarded(this.#connection.hmget(this.#keyspace.command(id), ...FIELDS)),
-      guarded(this.#connection.hmgetBuffer(this.#keyspace.command(id), 'res')),
-    ]);
-    const record = recordOf(id, values);
+    const found = await guarded(this.#connection.hmgetBuffer(this.#keyspace.command(id), ...FIELDS, 'res'));
+    const inline = found.pop();
+    const record = recordOf(
+      id,
+      found.map((value) => value?.toString() ?? null),
+    );
     if (record === undefined || record.responseBytes === 0) return record;
-    const inline = response[0];
-    const found = inline != null && inline.length > 0 ? inline : await this.#largeResponse(id);
-    return found === undefined ? record : { ...record, response: found };
+    const response = inline != null && inline.length > 0 ? inline : await this.#largeResponse(id);
+    return response === undefined ? record : { ...record, response };
   }
 
   async readBody(id: CommandId): Promise<Uint8Array | undefined> {
@@ -266,6 +267,7 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
             body: reply[5] as Buffer,
             leftMs: Number(text(reply[6])),
           },
+          isLast: Number(reply[8]) === 0,
           ended: endedOf(reply[7]),
         };
       case 'IDLE':
@@ -295,7 +297,7 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
       end.kind,
       answered?.success === true ? '1' : '0',
       answered?.responseCode ?? '',
-      answered === undefined ? '' : bytesOf(answered.body),
+      answered === undefined ? '' : argumentOf(answered.body),
       end.kind === 'lost' || end.kind === 'refused' ? end.reason : '',
       LATE_MS,
       INLINE_RESPONSE_BYTES,
@@ -339,8 +341,13 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
 /** Direct calls belong to the process that makes them, not to an ownership. */
 const DIRECT_EPOCH = 0 as Epoch;
 
-function bytesOf(body: Uint8Array): Buffer {
-  return Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+/** Above, making text of it costs more than it saves. */
+const TEXT_BYTES = 4_096;
+
+/** As text where that is the same bytes: with one Buffer among its arguments the client takes several times as long to write a call. */
+function argumentOf(body: Uint8Array): string | Buffer {
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  return bytes.length <= TEXT_BYTES && isUtf8(bytes) ? bytes.toString() : bytes;
 }
 
 function submitResult(raw: unknown): SubmitResult {
