@@ -1,4 +1,4 @@
-/** The bytes of one PUBLISH: frames one after the other, each behind its length (u32, big endian). Pure.
+/** The bytes of one PUBLISH: frames one after the other, each behind its length (u32, big endian). Pure, but for the memory that batches share.
  *  A batch that does not add up to its last byte is foreign or cut: none of it is delivered, because its borders cannot be trusted. */
 
 const LENGTH_BYTES = 4;
@@ -17,14 +17,51 @@ export function batchedBytes(frame: { readonly length: number }): number {
   return LENGTH_BYTES + frame.length;
 }
 
-/** Most batches fit, and it is small enough to come from the runtime's pool. */
+/** Smallest piece of memory for a batch; most batches fit. */
 const FIRST_BYTES = 2_048;
+const FIRST_BITS = Math.log2(FIRST_BYTES);
+/** What is kept for the next batches, at most. */
+const MAX_KEPT_BYTES = 8 * 2 ** 20;
+
+/** Memory of batches that have left, for the next ones. Allocating it anew for each made the runtime collect the garbage of its whole heap many
+ *  times a second: half of what a node used when answers were large. Pieces are powers of two. */
+export class BatchMemory {
+  readonly #free: Buffer[][] = [];
+  #keptBytes = 0;
+
+  take(bytes: number): Buffer {
+    const size = sizeClassOf(bytes);
+    const piece = this.#free[size]?.pop();
+    if (piece === undefined) return Buffer.allocUnsafeSlow(2 ** (FIRST_BITS + size));
+    this.#keptBytes -= piece.length;
+    return piece;
+  }
+
+  /** Nobody may look at the piece any more. */
+  giveBack(piece: Buffer): void {
+    if (this.#keptBytes + piece.length > MAX_KEPT_BYTES) return;
+    this.#keptBytes += piece.length;
+    const size = sizeClassOf(piece.length);
+    const free = this.#free[size];
+    if (free === undefined) this.#free[size] = [piece];
+    else free.push(piece);
+  }
+}
+
+function sizeClassOf(bytes: number): number {
+  return bytes <= FIRST_BYTES ? 0 : 32 - Math.clz32(bytes - 1) - FIRST_BITS;
+}
 
 /** Collects frames. Each is copied when it is appended and may change afterwards. */
 export class BatchWriter {
   frames = 0;
+  readonly #memory: BatchMemory;
   #bytes: Buffer | undefined;
   #used = 0;
+
+  constructor(memory: BatchMemory) {
+    this.#memory = memory;
+  }
 
   get used(): number {
     return this.#used;
@@ -41,17 +78,27 @@ export class BatchWriter {
     this.frames++;
   }
 
-  /** A view: only for when nothing will be appended any more. */
+  /** A view: only for when nothing will be appended any more, and until `release`. */
   done(): Buffer {
     return this.#roomFor(this.#used).subarray(0, this.#used);
+  }
+
+  /** The bytes have left, and nobody looks at them any more. */
+  release(): void {
+    const bytes = this.#bytes;
+    this.#bytes = undefined;
+    if (bytes !== undefined) this.#memory.giveBack(bytes);
   }
 
   #roomFor(end: number): Buffer {
     const bytes = this.#bytes;
     if (bytes !== undefined && bytes.length >= end) return bytes;
-    const larger = Buffer.allocUnsafe(Math.max(FIRST_BYTES, end, 2 * (bytes?.length ?? 0)));
-    bytes?.copy(larger, 0, 0, this.#used);
+    const larger = this.#memory.take(end);
     this.#bytes = larger;
+    if (bytes !== undefined) {
+      bytes.copy(larger, 0, 0, this.#used);
+      this.#memory.giveBack(bytes);
+    }
     return larger;
   }
 }

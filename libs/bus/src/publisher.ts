@@ -2,7 +2,7 @@
  *  implementations share. Order per channel is the order of calls. Waiting bytes (collected or with the transport) are bounded: beyond the
  *  bound a frame is `not_sent` at once. This is the hot path of direct commands: no promise, closure or timer per frame. */
 
-import { BatchWriter, batchedBytes, type Frame } from './batch.ts';
+import { BatchMemory, BatchWriter, batchedBytes, type Frame } from './batch.ts';
 import { deferred } from './deferred.ts';
 import type { PublishResult } from './pubsub.ts';
 
@@ -39,6 +39,7 @@ export class Publisher {
   };
   readonly #limits: PublisherLimits;
   readonly #send: (batches: readonly Batch[]) => void;
+  readonly #memory = new BatchMemory();
   /** The batch of each channel that still takes frames. */
   readonly #open = new Map<string, Batch>();
   #due: Batch[] = [];
@@ -88,7 +89,7 @@ export class Publisher {
 
   #begin(channel: string): Batch {
     const { promise, resolve } = deferred<PublishResult>();
-    const batch: Batch = { channel, content: new BatchWriter(), promise, resolve };
+    const batch: Batch = { channel, content: new BatchWriter(this.#memory), promise, resolve };
     this.#open.set(channel, batch);
     this.#due.push(batch);
     // After the poll phase: what all sockets of this turn of the loop had to say goes together.

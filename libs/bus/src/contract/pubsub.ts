@@ -88,6 +88,31 @@ export function pubSubContract(name: string, openSubject: () => Promise<PubSubUn
       expect(sizes).toEqual(wanted);
     });
 
+    test('frames of all sizes arrive with their own bytes, while many batches are under way', async () => {
+      const pubsub = open({ maxBatchBytes: 100_000 });
+      const channels = [newChannel(), newChannel()];
+      const sizes = [3, 500, 16_383, 16_384, 99_000, 1_000_000];
+      let whole = 0;
+      for (const channel of channels) {
+        await pubsub.subscribe(
+          channel,
+          (frame) => {
+            if (frame.length === sizes[(frame[0] ?? 0) % sizes.length] && frame.equals(frameOf(frame[0] ?? 0))) whole++;
+          },
+          ignore,
+        );
+      }
+      const frameOf = (seed: number): Buffer => Buffer.alloc(sizes[seed % sizes.length] ?? 0, seed);
+      const count = 180;
+      for (let seed = 0; seed < count; seed++) {
+        void pubsub.publish(channels[seed & 1] ?? '', frameOf(seed));
+        // More in one turn than a socket takes.
+        if (seed % 60 === 59) await new Promise(setImmediate);
+      }
+      await waitFor(() => whole === count, ARRIVAL);
+      expect(pubsub.counts.waitingBytes).toBe(0);
+    });
+
     test('every subscriber of a channel gets every frame, and each is counted', async () => {
       const [a, b] = [open(), open()];
       const channel = newChannel();

@@ -15,6 +15,7 @@ import {
   type NodeConnection,
   nodeFor,
   notDone,
+  publish,
   type RedisConnection,
   refreshTopology,
   withDeadline,
@@ -159,9 +160,12 @@ export class RedisPubSub implements PubSub {
   #send(node: NodeConnection, batch: Batch): void {
     const { channel } = batch;
     const bytes = batch.content.done();
-    const published = isCluster(this.#state) ? node.spublish(channel, bytes) : node.publish(channel, bytes);
-    published.then(
-      (receivers) => this.#publisher.settle(batch, { status: 'published', receivers: Number(receivers) }),
+    publish(node, channel, bytes, isCluster(this.#state)).then(
+      (receivers) => {
+        this.#publisher.settle(batch, { status: 'published', receivers: Number(receivers) });
+        // Redis has all of it. After an error the client may still hold it.
+        batch.content.release();
+      },
       (cause: unknown) => {
         if (hasMoved(cause)) refreshTopology(this.#state);
         this.#publisher.settle(batch, notDone(cause) ? NOT_SENT : { status: 'unknown', cause });

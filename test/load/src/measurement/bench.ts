@@ -58,6 +58,9 @@ export interface BenchOptions {
   readonly say: (line: string) => void;
 }
 
+const WARM_UP_MS = 4_000;
+/** So many that a pause of the machine shows as latency and not as calls that could not be made. */
+const PACED_CONNECTIONS = 512;
 /** For the calls of a round that is counted in calls. */
 const MAX_ROUND_MS = 60_000;
 /** Between the answer of the last device and the end of the work on it. */
@@ -99,6 +102,12 @@ export class Bench {
     await pause(FIRST_CALL_MS);
   }
 
+  /** Code that has not run for some seconds costs half as much again, and the more of it there is, the longer that lasts. */
+  async warmUp(contenders: readonly Contender[], shape: LoadShape): Promise<void> {
+    for (const contender of contenders)
+      await this.round(contender, { ...shape, durationMs: Math.max(WARM_UP_MS, shape.durationMs) });
+  }
+
   async round(contender: Contender, shape: LoadShape): Promise<Round> {
     const { result: tally, cpu } = await cpuDuring(contender.system, () => this.calls(contender, shape));
     check(contender.name, tally);
@@ -137,7 +146,8 @@ export class Bench {
     const figures = new Map<string, Latency>(contenders.map(({ name }) => [name, { p50Ms: [], p99Ms: [] }]));
     for (let i = 0; i < rounds; i++) {
       for (const contender of contenders) {
-        const tally = await this.options.caller.ask('pace', { ...this.planOf(contender, shape), perSecond });
+        const plan = { ...this.planOf(contender, shape), connections: PACED_CONNECTIONS, perSecond };
+        const tally = await this.options.caller.ask('pace', plan);
         check(contender.name, tally);
         const mine = figures.get(contender.name) as Latency;
         mine.p50Ms.push(tally.p50Ms);

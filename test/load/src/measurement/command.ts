@@ -99,7 +99,7 @@ export async function measureCommand({ quick, core, say }: CommandOptions): Prom
     await bench.enter(contenders, SMALL_BYTES);
     const plan = { path: PATH, connections: CONNECTIONS, durationMs, leastBytes: SMALL_BYTES - 20 };
     say('Warming up …');
-    for (const each of contenders) await bench.round(each, plan);
+    await bench.warmUp(contenders, plan);
     const small = await bench.rounds(contenders, plan, rounds, `${SMALL_BYTES} B`);
 
     const latency = await bench.latency(
@@ -111,7 +111,7 @@ export async function measureCommand({ quick, core, say }: CommandOptions): Prom
 
     await bench.enter(contenders.slice(0, 2), LARGE_BYTES);
     const largePlan = { path: PATH, connections: LARGE_CONNECTIONS, durationMs, leastBytes: LARGE_BYTES - 20 };
-    for (const each of contenders.slice(0, 2)) await bench.round(each, largePlan);
+    await bench.warmUp(contenders.slice(0, 2), largePlan);
     const large = await bench.rounds(contenders.slice(0, 2), largePlan, rounds, '100 KB');
 
     let grown: Map<string, Figures> | undefined;
@@ -124,7 +124,7 @@ export async function measureCommand({ quick, core, say }: CommandOptions): Prom
       await pause(2_000);
       const grownContenders = contenders.filter(({ name }) => name === 'ours' || name === 'Socket.IO');
       await bench.enter([ours], SMALL_BYTES);
-      for (const each of grownContenders) await bench.round(each, plan);
+      await bench.warmUp(grownContenders, plan);
       grown = await bench.rounds(grownContenders, plan, rounds, `${IDLE_EDGES} idle edges more`);
     }
     const facts = await surroundings(lapi.redis);

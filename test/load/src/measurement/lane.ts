@@ -93,7 +93,7 @@ export async function measureLane({ quick, say }: LaneOptions): Promise<void> {
     await bench.enter([direct, bullmq], ANSWER_BYTES);
     const shape = { path: URL, connections: CONNECTIONS, durationMs, leastBytes: ANSWER_BYTES - 20 };
     say('Warming up …');
-    for (const each of contenders) await bench.round(each, shape);
+    await bench.warmUp(contenders, shape);
     const figures = await bench.rounds(contenders, shape, rounds, `${ANSWER_BYTES} B`);
     const latency = await bench.latency(
       [direct, waited, bullmq],
