@@ -309,6 +309,25 @@ describe.concurrent('jobs', () => {
     expect((await broker.api('/v1/jobs/00000000000000000000')).status).toBe(404);
   });
 
+  test('a guarded command goes on for an admin only, with a resume as with a retry', async () => {
+    const made = await broker.api('/v1/keys', { method: 'POST', body: { name: 'caller', scopes: ['call'] } });
+    const headers = { authorization: `Bearer ${made.json().key}` };
+    const body = {
+      command: { method: 'PUT', url: '/LAPI/V1.0/System/Reboot' },
+      targets: { codes: codes.slice(0, 1) },
+      window: { notBefore: new Date(Date.now() + 3_600_000).toISOString() },
+    };
+    const { id } = (await broker.api('/v1/jobs', { method: 'POST', body })).json() as Job;
+    const asCaller = async (verb: string): Promise<number> =>
+      (await broker.api(`/v1/jobs/${id}/${verb}`, { method: 'POST', headers })).status;
+    expect(await asCaller('pause')).toBe(200);
+    expect(await asCaller('resume')).toBe(403);
+    expect((await steer(id, 'resume')).status).toBe(200);
+    expect(await asCaller('cancel')).toBe(200);
+    await until(id, 'cancelled');
+    expect(await asCaller('retry-failed')).toBe(403);
+  });
+
   test('results come as a table, one line per device', async () => {
     const some = codes.slice(238, 240);
     const job = await create('csv', { codes: some });

@@ -19,7 +19,7 @@ export interface Broker {
   readonly policy: Pick<PathPolicy, 'judge'>;
   readonly keys: ApiKeyStore;
   readonly dispatch: Pick<Dispatch, 'call' | 'begin'>;
-  readonly lanes: Pick<Lanes, 'commands' | 'calls' | 'history'>;
+  readonly lanes: Pick<Lanes, 'commands' | 'calls' | 'history' | 'tend'>;
   readonly jobs: Jobs;
   readonly schedules: Schedules;
   readonly devices: DeviceStore;

@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import { findMembers, MemberNames, scanJson } from '@lapi-broker/protocol';
 import { JOB_LIMITS } from '../job/job-limits.ts';
 import type { JobOrder } from '../job/job-order.ts';
-import { attemptsOf } from './command-schema.ts';
+import { attemptsOf, isRepeatable } from './command-schema.ts';
 import type { JobRequestBody } from './job-schema.ts';
 import { type Decoded, decodeJson, jsonFault } from './operation.ts';
 import type { Fault } from './problem.ts';
@@ -41,7 +41,7 @@ export function decodeJobBody(bytes: Buffer): Decoded {
 /** `bytes`: the JSON text from which `body` was read, that of the job alone. */
 export function orderOf(body: JobRequestBody, bytes: Buffer, by: JobAsker): ReadOrder {
   const { name, command, targets, concurrency, ratePerSecond, perTag, waves, abort, window, offline } = body;
-  const { method, url, lane, timeoutMs, backoffMs, retrySafe } = command;
+  const { method, url, lane, timeoutMs, backoffMs } = command;
   const member = dataMember(bytes);
   const given = member === undefined ? NOTHING : bytes.subarray(member.start, member.end);
   const data = given.equals(NULL) ? NOTHING : given;
@@ -66,7 +66,7 @@ export function orderOf(body: JobRequestBody, bytes: Buffer, by: JobAsker): Read
     status: 'read',
     order: {
       name,
-      command: { method, url, lane, timeoutMs, maxAttempts, backoffMs, repeatable: method === 'GET' || retrySafe },
+      command: { method, url, lane, timeoutMs, maxAttempts, backoffMs, repeatable: isRepeatable(command) },
       data,
       pace: {
         concurrency,

@@ -27,8 +27,8 @@ const JobCommandRequest = z
       .describe('How long a device may take to answer one attempt, in ms.'),
     retrySafe: z
       .boolean()
-      .default(false)
-      .describe('May the command reach a device more than once? GET always may. Nothing else is repeated without it.'),
+      .optional()
+      .describe('May the command reach a device more than once? Default: GET may, and nothing else.'),
     maxAttempts: z
       .number()
       .int()
@@ -270,7 +270,9 @@ export const RetryRequest = z
       .describe(
         'Default: failed and expired, and for commands that may be repeated also timed_out and unknown. Those two may have been executed: name them to send such a command again.',
       ),
-    ttlMs: whole(JOB_LIMITS.ttlMs).optional().describe('The new time limit, from now. Default 24 h.'),
+    ttlMs: whole(JOB_LIMITS.ttlMs)
+      .optional()
+      .describe('The new time limit, from now, or from `window.notBefore` where that is still to come. Default 24 h.'),
   })
   .meta({ id: 'JobRetry' });
 

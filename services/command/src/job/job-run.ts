@@ -82,6 +82,8 @@ interface Target extends OpenTarget {
   online: boolean;
   freshUntilMs: number;
   notBeforeMs: number;
+  /** A submission of it may be under way until then, and be accepted although its answer was lost. */
+  mayArriveUntilMs: number;
   status: TargetStatus;
   id: CommandId | undefined;
   /** What its record last said. */
@@ -135,6 +137,8 @@ export class JobRun {
       online: false,
       freshUntilMs: 0,
       notBeforeMs: 0,
+      // An earlier runner, whose lease ended before this one ends.
+      mayArriveUntilMs: lease.endsAtMs,
       id: undefined,
       lane: undefined,
     }));
@@ -335,13 +339,18 @@ export class JobRun {
     }
     const batch = unclear.slice(0, BATCH);
     const records = await this.#records(batch);
-    const changes = batch.map((target, at): TargetChange => {
+    const changes = batch.flatMap((target, at): TargetChange[] => {
       const { index, status } = target;
-      if (records[at] !== undefined) return { index, to: { ...status, state: 'active' } };
-      if (isForgotten(target)) return { index, to: { ...status, ...LOST } };
-      return { index, to: untried(status) };
+      if (records[at] !== undefined) return [{ index, to: { ...status, state: 'active' } }];
+      if (isForgotten(target)) return [{ index, to: { ...status, ...LOST } }];
+      // Not untried (I4) before it is certain that it cannot be accepted any more.
+      if (nowMs <= target.mayArriveUntilMs) {
+        target.notBeforeMs = nowMs + UNCLEAR_PAUSE_MS;
+        return [];
+      }
+      return [{ index, to: untried(status) }];
     });
-    await this.#write(changes);
+    if (changes.length > 0) await this.#write(changes);
   }
 
   async #carryOut(planned: Go): Promise<boolean> {
@@ -402,6 +411,7 @@ export class JobRun {
     const { id: job, command, keyId, deadlineMs } = this.#job;
     const { method, url, lane, timeoutMs, maxAttempts, backoffMs } = command;
     const notAfterMs = this.#lease.endsAtMs - LEASE_MARGIN_MS;
+    for (const target of targets) target.mayArriveUntilMs = notAfterMs;
     const results = await Promise.all(
       targets.map(({ code, id }) =>
         this.#parts.commands.submit({

@@ -31,6 +31,14 @@ export type Reserved =
   | { readonly status: 'repeated' | 'conflict'; readonly id: string }
   | { readonly status: 'full' };
 
+/** SHA-256 in hex. */
+export interface IdempotencyHashes {
+  readonly key: string;
+  readonly request: string;
+}
+
+export type Earlier = Extract<Reserved, { readonly status: 'repeated' | 'conflict' }>;
+
 export type Steered =
   | { readonly status: 'steered' }
   /** Its state does not allow it. */
@@ -62,8 +70,10 @@ export interface DueJob {
 }
 
 export interface JobCatalogue {
-  /** Takes a place among the active jobs for an id, before anything of it is written. `key`: hashes (hex SHA-256). */
-  reserve(id: string, key: { readonly key: string; readonly request: string } | undefined): Promise<Reserved>;
+  /** What an idempotency key has made before; undefined: nothing. A later `reserve` has the last word. */
+  earlier(key: IdempotencyHashes): Promise<Earlier | undefined>;
+  /** Takes a place among the active jobs for an id, before anything of it is written. */
+  reserve(id: string, key: IdempotencyHashes | undefined): Promise<Reserved>;
   /** Writes a reserved job. Until it has resolved the job does not exist for anybody. */
   open(job: NewJob): Promise<void>;
   read(id: string): Promise<JobRecord | undefined>;

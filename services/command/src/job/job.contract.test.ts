@@ -13,9 +13,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { QueuedRequest } from '../lane/new-command.ts';
 import { FakeLane, type FakeLaneOptions } from '../testing/fake-lane.ts';
 import { commandIdOf, type JobPace, type TargetStatus } from './job.ts';
+import type { JobOrder } from './job-order.ts';
 import { JobRunner, type JobRunnerParts } from './job-runner.ts';
 import type { NewJob } from './job-store.ts';
-import { Jobs } from './jobs.ts';
+import { Jobs, type JobsParts } from './jobs.ts';
 import { RedisJobStore, type RedisJobStoreOptions } from './redis-job-store.ts';
 
 const LEASE_MS = 1_500;
@@ -617,34 +618,42 @@ describe.concurrent('a runner that dies while it takes back', () => {
   });
 });
 
+function newJobs(store: RedisJobStore, over: Partial<JobsParts> = {}): Jobs {
+  return new Jobs({
+    catalogue: store,
+    devices: { get: async () => undefined, list: async () => [] },
+    registry: { lookUp: async () => ({ provisioned: true, owner: undefined }) },
+    nodes: { liveness: () => 'alive', refresh: async () => undefined },
+    confirm: async () => true,
+    storeFull: () => false,
+    nowMs: () => Date.now(),
+    random: newId,
+    nudge: async () => undefined,
+    tell: () => undefined,
+    activeJobs: 100,
+    ...over,
+  });
+}
+
+function orderOf(): JobOrder {
+  const { name, command, pace, data, keyId } = newJob(0);
+  return {
+    name,
+    command,
+    pace,
+    data,
+    keyId,
+    targets: { kind: 'codes', codes: codesOf(1) },
+    expires: { afterMs: HOUR },
+  };
+}
+
 describe.concurrent('jobs', () => {
   it('10,000 devices are one job within two seconds, and no job is made when the store is full', async () => {
     const { store } = newStore();
-    const lookUp = async () => ({ provisioned: true, owner: undefined });
     let isFull = false;
-    const jobs = new Jobs({
-      catalogue: store,
-      devices: { get: async () => undefined, list: async () => [] },
-      registry: { lookUp },
-      nodes: { liveness: () => 'alive', refresh: async () => undefined },
-      confirm: async () => true,
-      storeFull: () => isFull,
-      nowMs: () => Date.now(),
-      random: newId,
-      nudge: async () => undefined,
-      tell: () => undefined,
-      activeJobs: 100,
-    });
-    const { name, command, pace, data, keyId } = newJob(0);
-    const order = {
-      name,
-      command,
-      pace,
-      data,
-      keyId,
-      targets: { kind: 'codes', codes: codesOf(10_000) },
-      expires: { afterMs: HOUR },
-    } as const;
+    const jobs = newJobs(store, { storeFull: () => isFull });
+    const order: JobOrder = { ...orderOf(), targets: { kind: 'codes', codes: codesOf(10_000) } };
     const startedMs = performance.now();
     const created = await jobs.create(order);
     expect(created).toMatchObject({ status: 'created', job: { total: 10_000 } });
@@ -652,5 +661,54 @@ describe.concurrent('jobs', () => {
     isFull = true;
     expect(await jobs.create(order)).toMatchObject({ status: 'refused', error: 'store_full' });
     expect((await store.list(undefined, 10)).items).toHaveLength(1);
+  });
+
+  it('a request that is repeated gets its job, although its devices are gone and its time is over', async () => {
+    const { store } = newStore();
+    let isGone = false;
+    const rows = codesOf(2).map((code) => ({ code, tags: [], firmware: '', owner: undefined }) as never);
+    const jobs = newJobs(store, { devices: { get: async () => undefined, list: async () => (isGone ? [] : rows) } });
+    const order: JobOrder = {
+      ...orderOf(),
+      targets: { kind: 'filter', tag: 'once' },
+      expires: { atMs: Date.now() + 2_000 },
+      idempotency: { key: 'api:once', request: 'a'.repeat(64) },
+    };
+    const made = await jobs.create(order);
+    const id = made.status === 'created' ? made.job.id : '';
+    expect(id).not.toBe('');
+    isGone = true;
+    expect(await jobs.create(order)).toMatchObject({ status: 'repeated', job: { id } });
+    const late = { ...order, expires: { atMs: Date.now() - 1 } };
+    expect(await jobs.create(late)).toMatchObject({ status: 'repeated', job: { id } });
+    const other = { ...order, idempotency: { key: 'api:once', request: 'b'.repeat(64) } };
+    expect(await jobs.create(other)).toMatchObject({ status: 'refused', error: 'key_conflict' });
+  });
+
+  it('the time limit of a retry counts from the begin of the window where that is still to come', async () => {
+    const { store } = newStore();
+    const notBeforeMs = Date.now() + 100 * HOUR;
+    const id = await put(store, { ...newJob(1), notBeforeMs, deadlineMs: notBeforeMs + HOUR });
+    const fence = await leased(store, id);
+    const cancelled: TargetStatus = { ...succeeded, state: 'cancelled', executed: 'no' };
+    await store.apply(id, { fence, targets: [{ index: 0, to: cancelled }], job: { state: 'cancelled', endedAtMs: 7 } });
+    const retried = await newJobs(store).retry(id, { states: ['cancelled'], ttlMs: HOUR });
+    expect(retried).toMatchObject({ status: 'steered', job: { notBeforeMs, deadlineMs: notBeforeMs + HOUR } });
+  });
+
+  it.each<[string, Partial<JobOrder>, string]>([
+    ['an end that has passed', { notAfterMs: Date.now() - 1 }, 'has passed'],
+    ['a limit before the begin', { notBeforeMs: Date.now() + 2 * HOUR, expires: { atMs: Date.now() + HOUR } }, 'after'],
+    ['a begin that is far away', { notBeforeMs: Date.now() + 1_000 * HOUR }, 'within 37 days'],
+  ])('%s is refused, of a dry run too', async (_, over, detail) => {
+    const jobs = newJobs(newStore().store);
+    const refusal = {
+      status: 'refused',
+      error: 'invalid_request',
+      part: 'window',
+      detail: expect.stringContaining(detail),
+    };
+    expect(await jobs.survey({ ...orderOf(), ...over })).toEqual(refusal);
+    expect(await jobs.create({ ...orderOf(), ...over })).toEqual(refusal);
   });
 });

@@ -7,12 +7,19 @@
 
 import { createHash } from 'node:crypto';
 import { BrokerError } from '@lapi-broker/protocol';
-import { type ChooseParts, type Chosen, type ChosenTarget, chooseTargets } from './choose-targets.ts';
-import { isJobEnded, type JobRecord, type JobState, type RetryableState, type TargetState } from './job.ts';
+import { type ChooseParts, type ChosenTarget, chooseTargets } from './choose-targets.ts';
+import {
+  isJobEnded,
+  type JobRecord,
+  type JobState,
+  type JobWindow,
+  type RetryableState,
+  type TargetState,
+} from './job.ts';
 import type { JobEvent } from './job-events.ts';
 import { JOB_LIMITS } from './job-limits.ts';
 import type { JobOrder } from './job-order.ts';
-import type { JobCatalogue, JobPage, Steered, TargetPage } from './job-store.ts';
+import type { Earlier, JobCatalogue, JobPage, Steered, TargetPage } from './job-store.ts';
 
 export interface Refused<E extends string> {
   readonly status: 'refused';
@@ -28,7 +35,7 @@ export type Created =
   | Refused<'invalid_request' | 'rate_limited' | 'key_conflict' | 'store_full' | 'broker_unavailable'>;
 
 export type Surveyed =
-  | { readonly status: 'chosen'; readonly targets: readonly ChosenTarget[] }
+  | { readonly status: 'chosen'; readonly targets: readonly ChosenTarget[]; readonly window: JobWindow }
   | Refused<'invalid_request'>;
 
 export type JobSteered =
@@ -59,6 +66,9 @@ export interface JobsParts extends ChooseParts {
 /** Of another request with the same key that is still writing its job. */
 const TWIN_POLL_MS = 50;
 const TWIN_WAIT_MS = 3_000;
+const DAY_MS = 86_400_000;
+/** The end of a job. */
+const LATEST_MS = JOB_LIMITS.aheadMs + JOB_LIMITS.ttlMs.max;
 
 export class Jobs {
   readonly #parts: JobsParts;
@@ -67,43 +77,39 @@ export class Jobs {
     this.#parts = parts;
   }
 
-  /** Whom a job would be for. */
-  async survey({ targets, pace }: Pick<JobOrder, 'targets' | 'pace'>): Promise<Surveyed> {
-    return surveyed(await chooseTargets(this.#parts, targets, pace));
+  /** Whom a job would be for, and when. */
+  async survey(order: JobOrder): Promise<Surveyed> {
+    const window = windowOf(order, this.#parts.nowMs());
+    if (typeof window === 'string') return refused('invalid_request', window, 'window');
+    const chosen = await chooseTargets(this.#parts, order.targets, order.pace);
+    return chosen.status === 'chosen' ? { ...chosen, window } : refused('invalid_request', chosen.problem, 'targets');
   }
 
   async create(order: JobOrder): Promise<Created> {
-    const { catalogue, storeFull, random, confirm, nudge, tell, activeJobs, nowMs } = this.#parts;
+    const { catalogue, storeFull, random, confirm, nudge, tell, activeJobs } = this.#parts;
+    const { idempotency } = order;
+    const key = idempotency === undefined ? undefined : { key: sha256(idempotency.key), request: idempotency.request };
+    // Before anything is judged anew: devices and the time of day have changed since the first request.
+    const earlier = key === undefined ? undefined : await catalogue.earlier(key);
+    if (earlier !== undefined) return await this.#repeated(earlier);
     if (storeFull()) return refused('store_full', 'the memory of the store is nearly used up');
-    const window = windowOf(order, nowMs());
-    if (window === undefined)
-      return refused(
-        'invalid_request',
-        'the time limit has passed, comes before the begin, or is too far away',
-        'window',
-      );
     const chosen = await this.survey(order);
     if (chosen.status === 'refused') return chosen;
     const id = random();
-    const { idempotency } = order;
-    const reserved = await catalogue.reserve(
-      id,
-      idempotency === undefined ? undefined : { key: sha256(idempotency.key), request: idempotency.request },
-    );
+    const reserved = await catalogue.reserve(id, key);
     switch (reserved.status) {
       case 'full':
-        return refused('rate_limited', `${activeJobs} jobs are active`);
+        return refused('rate_limited', tooManyActive(activeJobs));
       case 'conflict':
-        return refused('key_conflict', `the key belongs to job ${reserved.id}, whose request was another one`);
       case 'repeated':
-        return await this.#twin(reserved.id);
+        return await this.#repeated(reserved);
       case 'reserved':
         break;
     }
     const { name, command, pace, data, keyId, schedule } = order;
     const spec = { name, command, pace, keyId, ...(schedule === undefined ? {} : { schedule }) };
     const { createdAtMs } = reserved;
-    await catalogue.open({ ...spec, ...window, id, createdAtMs, data, targets: chosen.targets });
+    await catalogue.open({ ...spec, ...chosen.window, id, createdAtMs, data, targets: chosen.targets });
     if (!(await confirm(id)))
       return refused('broker_unavailable', `the store did not confirm the job; it may exist as ${id}`);
     await nudge(id);
@@ -148,8 +154,8 @@ export class Jobs {
     const chosen = states ?? safeStates(job);
     if (chosen.every((state) => job.counts[state] === 0))
       return refused('conflict', `no device of the job is ${chosen.join(' or ')}`);
-    const steered = await catalogue.retry(id, chosen, nowMs() + ttlMs);
-    if (steered.status === 'full') return refused('rate_limited', `${activeJobs} jobs are active`);
+    const steered = await catalogue.retry(id, chosen, Math.max(nowMs(), job.notBeforeMs) + ttlMs);
+    if (steered.status === 'full') return refused('rate_limited', tooManyActive(activeJobs));
     return await this.#steered(id, steered, 'retried');
   }
 
@@ -163,7 +169,9 @@ export class Jobs {
   }
 
   /** The job of an earlier request with the same key, which may be writing it this moment. */
-  async #twin(id: string): Promise<Created> {
+  async #repeated({ status, id }: Earlier): Promise<Created> {
+    if (status === 'conflict')
+      return refused('key_conflict', `the key belongs to job ${id}, whose request was another one`);
     for (let waitedMs = 0; waitedMs <= TWIN_WAIT_MS; waitedMs += TWIN_POLL_MS) {
       const job = await this.#parts.catalogue.read(id);
       if (job !== undefined) return { status: 'repeated', job };
@@ -178,20 +186,19 @@ export function safeStates({ command }: Pick<JobRecord, 'command'>): readonly Re
   return command.repeatable ? ['failed', 'expired', 'timed_out', 'unknown'] : ['failed', 'expired'];
 }
 
-/** Undefined: nothing could ever start. */
-function windowOf(
-  { notBeforeMs, notAfterMs, expires }: JobOrder,
-  nowMs: number,
-): { readonly notBeforeMs: number; readonly deadlineMs: number } | undefined {
+function tooManyActive(activeJobs: number): string {
+  return `the number of active jobs (LAPI_JOBS_ACTIVE), ${activeJobs}; wait until one has ended, or cancel one`;
+}
+
+/** A text: nothing could ever start, and why. */
+function windowOf({ notBeforeMs, notAfterMs, expires }: JobOrder, nowMs: number): JobWindow | string {
   const beginMs = Math.floor(Math.max(nowMs, notBeforeMs ?? 0));
   const expiresMs = 'atMs' in expires ? expires.atMs : beginMs + expires.afterMs;
   const deadlineMs = Math.floor(Math.min(expiresMs, notAfterMs ?? Number.POSITIVE_INFINITY));
-  const latestMs = nowMs + JOB_LIMITS.aheadMs + JOB_LIMITS.ttlMs.max;
-  return deadlineMs > beginMs && deadlineMs <= latestMs ? { notBeforeMs: notBeforeMs ?? 0, deadlineMs } : undefined;
-}
-
-function surveyed(chosen: Chosen): Surveyed {
-  return chosen.status === 'chosen' ? chosen : refused('invalid_request', chosen.problem, 'targets');
+  if (deadlineMs <= nowMs) return 'its end, or `expiresAt`, has passed';
+  if (deadlineMs <= beginMs) return '`expiresAt` must be after `window.notBefore`';
+  if (deadlineMs > nowMs + LATEST_MS) return `its end, or \`expiresAt\`, must be within ${LATEST_MS / DAY_MS} days`;
+  return { notBeforeMs: notBeforeMs ?? 0, deadlineMs };
 }
 
 function refused<E extends string>(error: E, detail: string, part?: Refused<E>['part']): Refused<E> {

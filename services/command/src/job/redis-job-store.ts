@@ -36,6 +36,8 @@ import type {
   Applied,
   Change,
   DueJob,
+  Earlier,
+  IdempotencyHashes,
   JobBench,
   JobCatalogue,
   JobChange,
@@ -114,7 +116,14 @@ export class RedisJobStore implements JobCatalogue, JobBench {
     };
   }
 
-  async reserve(id: string, key: { readonly key: string; readonly request: string } | undefined): Promise<Reserved> {
+  async earlier({ key, request }: IdempotencyHashes): Promise<Earlier | undefined> {
+    const noted = await guarded(this.#connection.get(this.#keyspace.jobKey(key)));
+    const [id = '', earlierRequest = ''] = noted?.split(' ') ?? [];
+    if (id === '' || (await guarded(this.#connection.zscore(this.#keyspace.jobs(), id))) === null) return undefined;
+    return { status: earlierRequest === request ? 'repeated' : 'conflict', id };
+  }
+
+  async reserve(id: string, key: IdempotencyHashes | undefined): Promise<Reserved> {
     const { activeJobs, keptJobs } = this.#options;
     const keys = [this.#keyspace.jobs(), this.#keyspace.activeJobs(), this.#keyspace.jobKey(key?.key ?? '')];
     const args = [id, key?.request ?? '', JOB_LIMITS.idempotencyMs, activeJobs, keptJobs, OPEN_MS];

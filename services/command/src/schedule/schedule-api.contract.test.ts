@@ -176,8 +176,13 @@ describe('what is not a schedule is refused with what is expected', () => {
     });
     const inJob = { cron: '0 0 * * *', job: { ...job, command: { ...job.command, url: '/LAPI/V1.0/System/Reboot' } } };
     expect((await ask('POST', '/v1/schedules', inJob, caller)).status).toBe(403);
-    const id = await make(guarded);
-    expect((await ask('DELETE', `/v1/schedules/${id}`)).status).toBe(204);
+    for (const each of [guarded, inJob]) {
+      const path = `/v1/schedules/${await make({ ...each, enabled: false })}`;
+      expect((await ask('POST', `${path}/resume`, undefined, caller)).status).toBe(403);
+      expect((await ask('GET', path)).body).toMatchObject({ enabled: false });
+      expect((await ask('POST', `${path}/resume`)).body).toMatchObject({ enabled: true });
+      expect((await ask('DELETE', path)).status).toBe(204);
+    }
     const kept = { ...nightly, command: { ...command, url: '/LAPI/V1.0/System/Event/Subscription' } };
     expect((await ask('POST', '/v1/schedules', kept)).body).toMatchObject({ code: 'forbidden_by_policy' });
   });

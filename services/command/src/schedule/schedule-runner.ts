@@ -31,6 +31,8 @@ const SWEPT_SCHEDULES = 200;
 const SWEPT_AT_ONCE = 8;
 /** A timer that comes earlier asks for another one. */
 const EARLY_MS = 2_000;
+/** Of a timer; a moment further away takes several. Those of schedules that were removed or paused are gone as soon. */
+const MAX_DELAY_MS = 3_600_000;
 const TIMER = /^([0-9a-z]{20})@\d{1,15}(?:@\d{1,15})?$/;
 
 export class ScheduleRunner {
@@ -83,7 +85,7 @@ export class ScheduleRunner {
 
   async #arm(id: string, timer: string, atMs: number): Promise<void> {
     try {
-      await this.#parts.addTimer(timer, atMs - this.#parts.time.nowMs());
+      await this.#parts.addTimer(timer, Math.min(atMs - this.#parts.time.nowMs(), MAX_DELAY_MS));
     } catch (error) {
       this.#parts.onFailure(id, error);
     }

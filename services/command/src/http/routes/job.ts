@@ -1,5 +1,5 @@
 /** Jobs over HTTP: one command for many devices, carried out at a pace, steered while it runs. The path is judged when the job is made, and
- *  again when a retry sends it once more (C5, C10, S13). */
+ *  again for whoever makes it go on: with a resume, or a retry (C5, C10, S13). */
 
 import { BrokerError } from '@lapi-broker/protocol';
 import type { Caller } from '../../access/access.ts';
@@ -196,8 +196,11 @@ export const resumeJob = operation({
   scope: 'call',
   params: JobPath,
   responses: STEERED,
-  errors: ['not_found', 'conflict'],
-  async handle({ params: { id } }, broker) {
+  errors: ['forbidden_by_policy', 'not_found', 'conflict'],
+  async handle({ caller, params: { id } }, broker) {
+    if (caller === undefined) throw new TypeError('this route has a scope');
+    const refused = await judgeJob(id, caller, broker);
+    if (refused !== undefined) return refused;
     return steeredAnswer(id, await broker.jobs.resume(id), broker, 'resumed');
   },
 });
@@ -232,7 +235,7 @@ export const retryJob = operation({
   errors: ['forbidden_by_policy', 'not_found', 'conflict'],
   async handle({ caller, params: { id }, body }, broker) {
     if (caller === undefined) throw new TypeError('this route has a scope');
-    const refused = await judgeRetry(id, caller, broker);
+    const refused = await judgeJob(id, caller, broker);
     if (refused !== undefined) return refused;
     const { states, ttlMs = JOB_LIMITS.ttlMs.default } = body ?? {};
     const retried = await broker.jobs.retry(id, { ttlMs, ...(states === undefined ? {} : { states }) });
@@ -242,7 +245,7 @@ export const retryJob = operation({
   },
 });
 
-async function judgeRetry(id: string, caller: Caller, broker: Broker): Promise<Answer | undefined> {
+async function judgeJob(id: string, caller: Caller, broker: Broker): Promise<Answer | undefined> {
   const job = await broker.jobs.read(id);
   return job === undefined ? noJob(id) : judgePath(job.command.url, caller, broker);
 }

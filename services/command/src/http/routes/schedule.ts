@@ -1,5 +1,5 @@
-/** Schedules over HTTP: a command or a job at the moments of a timetable. The path is judged when the schedule is made, for the key that makes it;
- *  the schedule goes on when that key is revoked (C5, C10, S13). */
+/** Schedules over HTTP: a command or a job at the moments of a timetable. The path is judged when the schedule is made, for the key that makes it,
+ *  and again for the key that resumes it; the schedule goes on when that key is revoked (C5, C10, S13). */
 
 import { findMembers, MemberNames, scanJson } from '@lapi-broker/protocol';
 import type { z } from 'zod';
@@ -203,8 +203,13 @@ export const resumeSchedule = operation({
   scope: 'call',
   params: SchedulePath,
   responses: { 200: { description: 'The schedule.', schema: ScheduleView, example: EXAMPLE } },
-  errors: ['not_found'],
-  async handle({ params: { id } }, broker) {
+  errors: ['forbidden_by_policy', 'not_found'],
+  async handle({ caller, params: { id } }, broker) {
+    if (caller === undefined) throw new TypeError('this route has a scope');
+    const work = (await broker.schedules.read(id))?.work;
+    const { url } = work?.kind === 'job' ? work.job.command : (work?.command ?? {});
+    const refused = url === undefined ? undefined : judgePath(url, caller, broker);
+    if (refused !== undefined) return refused;
     return scheduleAnswer(id, await broker.schedules.resume(id));
   },
 });
