@@ -36,7 +36,7 @@ export type Executed = 'yes' | 'no' | 'maybe';
 /** Why a command is in its state; '' where the state says it all.
  *  device_error: the device answered something else than success · timeout: no answer in time, its session lived ·
  *  session_lost: the session ended after the write · superseded: replaced by a newer one with the same coalesceKey · cancelled: by the
- *  platform · expired · request_too_large and other error codes: refused before anything was written · service_lost: the process that made
+ *  platform · device_removed · expired · request_too_large and other error codes: refused before anything was written · service_lost: the process that made
  *  a direct call did not say how it ended · store_rewound: the store forgot that it was sent · retry: waits for its next attempt. */
 export type CommandReason = string;
 

@@ -14,7 +14,7 @@ import type { CommandId, DeviceCode, Epoch, LapiMethod, NodeId } from '@lapi-bro
 import type { CommandRecord, CommandState, EndedCommand, LaneName, NewCommand } from './command-record.ts';
 
 export interface LaneLimits {
-  /** Waiting commands per device and lane. */
+  /** Waiting commands per device and lane. 0: takes none in any mode, and only tells what was accepted before. */
   readonly commands: number;
   /** Bytes of their bodies and URLs, per device. */
   readonly bytes: number;

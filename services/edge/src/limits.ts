@@ -52,8 +52,9 @@ export const MAX_ASKING_PROCESSES = 32;
 /** An answer that comes after the timeout is taken for so long (protocol E13), ms; of so many calls per session. */
 export const LATE_ANSWER_MS = 600_000;
 export const MAX_LATE_ANSWERS = 64;
-/** A begin that reaches the store later than this after it was sent hands out nothing (D7), ms. */
-export const BEGIN_NOT_AFTER_MS = 3_000;
+/** A begin that reaches the store later than this after it was sent hands out nothing (D7), ms. Below BEGIN_FRESH_MS, because nobody would
+ *  hear of what was handed out later. */
+export const BEGIN_NOT_AFTER_MS = 1_800;
 /** What was begun is written so soon after it was asked for, or given back: a process that was paused meanwhile does not know yet whether the
  *  device has moved, ms. As long as the store may take to answer. */
 export const BEGIN_FRESH_MS = 2_000;

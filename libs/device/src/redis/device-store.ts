@@ -55,7 +55,9 @@ export class RedisDeviceStore implements DeviceStore {
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const stored = await this.#provisioning(code);
       if (stored === undefined) return false;
-      const keys = [...this.#keys(code), ...this.#indexes(code, stored)];
+      const keyspace = this.#keyspace;
+      const lane = [keyspace.lane(code), keyspace.due(keyspace.shardOf(code))];
+      const keys = [...this.#keys(code), ...lane, ...this.#indexes(code, stored)];
       const remove = createScript(this.#connection, REMOVE, keys.length);
       if ((await remove(keys, [code, stored.revision, KEEP_REMOVED_S])) === 'REMOVED') return true;
     }

@@ -305,6 +305,21 @@ export const EXACT_CASES: readonly ExactCase[] = [
     },
   },
   {
+    name: 'an Idempotency-Key holds for a day, and as long as its command may wait',
+    async run(bench) {
+      const dayMs = 86_400_000;
+      for (const [letter, waitMs] of [
+        ['a', dayMs / 2],
+        ['b', 3 * dayMs],
+      ] as const) {
+        const idempotency = { key: letter.repeat(64), request: 'b'.repeat(64) };
+        assert.equal((await bench.submit({ idempotency }, waitMs).result).status, 'accepted');
+        const lifeMs = await bench.connection.pttl(bench.keyspace.idempotency(CODE, idempotency.key));
+        assert(Math.abs(lifeMs - Math.max(dayMs, waitMs)) < 60_000);
+      }
+    },
+  },
+  {
     name: 'for a device that is not provisioned nothing is accepted',
     async run(bench) {
       await bench.connection.hdel(bench.keyspace.device(CODE), 'rev');

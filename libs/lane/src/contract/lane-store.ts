@@ -227,6 +227,19 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         expect((await store.history(code, undefined, 50)).items.map(({ id }) => id)).toEqual([winner.id]);
       });
 
+      test('without room for any it still tells what was accepted before, of all modes', async () => {
+        const { command } = await device();
+        const none: LaneLimits = { commands: 0, bytes: 0 };
+        for (const mode of ['queue', 'direct-then-queue'] as const) {
+          const idempotency = { key: hashOf(mode), request: hashOf('r') };
+          const request = await command({ mode, idempotency });
+          expect(await store.submit(request, none, FOREVER_MS)).toEqual({ status: 'lane_full', limit: 'commands' });
+          await store.submit(request, LIMITS, FOREVER_MS);
+          const again = await command({ mode, idempotency });
+          expect(await store.submit(again, none, FOREVER_MS)).toMatchObject({ status: 'repeated', id: request.id });
+        }
+      });
+
       test('one key with another request is a conflict that names the first command; each device has keys of its own (I4.3)', async () => {
         const [first, other] = [await device(), await device()];
         const idempotency = { key: hashOf('k'), request: hashOf('r') };
@@ -829,6 +842,31 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         expect((await kinds(id)).slice(-3)).toEqual(['queued', 'sent', 'succeeded']);
       });
 
+      test('it replaces what was accepted before it under its coalesceKey, and gives way to what came later', async () => {
+        const { code, add, record } = await device();
+        const superseded = { state: 'cancelled', executed: 'no', reason: 'superseded' };
+        const older = await add({ coalesceKey: 'a' });
+        await pass(1);
+        const direct = await add({ mode: 'direct-then-queue', coalesceKey: 'a' });
+        expect(await store.queueDirect(code, direct, LIMITS)).toMatchObject({ status: 'accepted' });
+        expect(await record(older)).toMatchObject(superseded);
+        const outdated = await add({ mode: 'direct-then-queue', coalesceKey: 'a' });
+        await pass(1);
+        const newer = await add({ coalesceKey: 'a' });
+        const refused = { status: 'repeated', id: outdated, state: 'cancelled' };
+        expect(await store.queueDirect(code, outdated, LIMITS)).toEqual(refused);
+        expect(await record(outdated)).toMatchObject(superseded);
+        expect(await record(newer)).toMatchObject({ state: 'queued' });
+      });
+
+      test('of a device that was removed it does not wait', async () => {
+        const { code, add, record } = await device();
+        const id = await add({ mode: 'direct-then-queue' });
+        await at.remove(code);
+        expect(await store.queueDirect(code, id, LIMITS)).toEqual({ status: 'repeated', id, state: 'cancelled' });
+        expect(await record(id)).toMatchObject({ state: 'cancelled', executed: 'no', reason: 'device_removed' });
+      });
+
       test('refused by a full lane it ends as failed and not executed', async () => {
         const { code, add, record } = await device();
         const id = await add({ mode: 'direct-then-queue' });
@@ -1053,6 +1091,7 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         const { code, addAll, add } = await device();
         const ids = await addAll(4);
         const first = await store.history(code, undefined, 2);
+        await pass(1);
         await add();
         const second = await store.history(code, first.cursor, 2);
         const seen = [...first.items, ...second.items].map(({ id }) => id);
@@ -1119,7 +1158,7 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       const second = await begun({ window: 2 });
       expect([first.id, second.id]).toEqual([written, given]);
       await at.remove(code);
-      expect(idsOf((await store.tend(code)).ended).sort()).toEqual([later, urgent].sort());
+      expect(new Set(idsOf((await store.tend(code)).ended))).toEqual(new Set([later, urgent]));
       expect(await store.settle(code, written, epoch, first.attempt, SILENCE)).toMatchObject({ status: 'settled' });
       expect(await store.giveBack(code, given, epoch, second.attempt)).toMatchObject({ status: 'settled' });
       const gone = { state: 'cancelled', reason: 'device_removed' };

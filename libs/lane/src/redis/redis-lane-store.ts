@@ -48,7 +48,7 @@ export interface RedisLaneStoreOptions {
   readonly scripts?: URL;
 }
 
-/** An Idempotency-Key holds for a day (I4.3). */
+/** An Idempotency-Key holds for a day, and as long as its command may wait (I4.3). */
 const IDEMPOTENCY_MS = 86_400_000;
 /** A late answer is taken for so long (protocol E13). */
 const LATE_MS = 600_000;

@@ -4,7 +4,7 @@
 -- KEYS, ARGV 1–5: see lane.lua, and KEYS 9 history  zset  {shard}
 -- ARGV  6 id   7 mode   8 lane (n u)   9 method   10 url   11 body   12 timeout, ms   13 deadline   14 not before ('' = at once)
 --       15 attempts allowed   16 backoff, ms   17 coalesce key   18 hash of the idempotency key   19 hash of the request   20 API key   21 job
---       22 retry of   23 who waits   24 commands per lane   25 bytes per device   26 length of the history   27 its life, ms   28 life of the key, ms
+--       22 retry of   23 who waits   24 commands per lane   25 bytes per device   26 length of the history   27 its life, ms   28 life of the key at least, ms
 --       29 end of a direct call ('' in queue mode)
 -- Returns {'ACCEPTED', state, node, epoch, timer, ended} | {'REPEATED', id, state} | {'CONFLICT', id} | {'FULL', 'commands' | 'bytes'}
 --   | {'UNKNOWN'} | {'EXPIRED'} | {'LATE'}
@@ -15,7 +15,7 @@ local id, mode, laneName, method, url, body, timeoutMs, expiresAt, notBefore =
 local maxAttempts, backoff, coalesceKey, idempotencyHash, requestHash, keyId, job, retryOf, replyTo =
   ARGV[15], ARGV[16], ARGV[17], ARGV[18], ARGV[19], ARGV[20], ARGV[21], ARGV[22], ARGV[23]
 local maxCommands, maxBytes, historyLength, historyMs, idempotencyMs =
-  tonumber(ARGV[24]), tonumber(ARGV[25]), tonumber(ARGV[26]), tonumber(ARGV[27]), ARGV[28]
+  tonumber(ARGV[24]), tonumber(ARGV[25]), tonumber(ARGV[26]), tonumber(ARGV[27]), tonumber(ARGV[28])
 local directUntil = ARGV[29]
 local isDirect = mode ~= 'queue'
 
@@ -32,6 +32,8 @@ if idempotencyHash ~= '' then
     return { 'REPEATED', earlierId, earlierState }
   end
 end
+-- Who has no room for anything only asks whether it was accepted before.
+if maxCommands == 0 then return { 'FULL', 'commands' } end
 if tonumber(expiresAt) <= nowMs then return { 'EXPIRED' } end
 
 local rq = table.concat({ mode, laneName, method, url, #body + #url, nowText, expiresAt, notBefore, timeoutMs, maxAttempts, backoff,
@@ -44,7 +46,9 @@ if limit then
   rest()
   return { 'FULL', limit }
 end
-if idempotencyHash ~= '' then redis.call('SET', idempotencyKey, id .. ' ' .. requestHash, 'PX', idempotencyMs) end
+-- A command that still waits must never be taken for a new one (I7).
+local keyLifeMs = integer(math.max(idempotencyMs, tonumber(expiresAt) - nowMs))
+if idempotencyHash ~= '' then redis.call('SET', idempotencyKey, id .. ' ' .. requestHash, 'PX', keyLifeMs) end
 local waits = notBefore ~= '' and tonumber(notBefore) > nowMs
 if isDirect then
   -- The caller is about to write it, and may die while it does.

@@ -34,7 +34,7 @@ export const queuedShape = {
   retrySafe: z
     .boolean()
     .optional()
-    .describe('May the command reach the device more than once? GET always may; nothing else is repeated without it.'),
+    .describe('May the command reach the device more than once? Default: GET may, and nothing else.'),
   maxAttempts: whole(LIMITS.attempts)
     .optional()
     .describe(`Attempts altogether. Default ${LIMITS.attempts.default} for what may be repeated, else 1.`),
@@ -112,15 +112,21 @@ const QUEUE_ONLY = [
   'coalesceKey',
 ] as const;
 
-/** How often a command may be begun; `not_repeatable` when more was asked than its method and `retrySafe` allow (I7). */
-export function attemptsOf(asked: {
+interface Repetition {
   readonly method: LapiMethod;
   readonly retrySafe?: boolean | undefined;
   readonly maxAttempts?: number | undefined;
-}): number | 'not_repeatable' {
-  const isRepeatable = asked.method === 'GET' || asked.retrySafe === true;
-  const attempts = asked.maxAttempts ?? (isRepeatable ? LIMITS.attempts.default : 1);
-  return attempts > 1 && !isRepeatable ? 'not_repeatable' : attempts;
+}
+
+/** How often a command may be begun; `not_repeatable` when more was asked than its method and `retrySafe` allow (I7). */
+export function attemptsOf(asked: Repetition): number | 'not_repeatable' {
+  const attempts = asked.maxAttempts ?? (isRepeatable(asked) ? LIMITS.attempts.default : 1);
+  return attempts > 1 && !isRepeatable(asked) ? 'not_repeatable' : attempts;
+}
+
+/** What the platform says about it goes before what its method promises. */
+export function isRepeatable({ method, retrySafe }: Repetition): boolean {
+  return retrySafe ?? method === 'GET';
 }
 
 export const CommandIdText = z
@@ -160,7 +166,7 @@ export const CommandView = z
       .string()
       .optional()
       .describe(
-        'Why, where the state does not say it: device_error, timeout, session_lost, superseded, cancelled, expired, service_lost, store_rewound, retry, or an error code.',
+        'Why, where the state does not say it: device_error, timeout, session_lost, superseded, cancelled, device_removed, expired, service_lost, store_rewound, retry, or an error code.',
       ),
     late: z.literal(true).optional().describe('The answer came after another end had been recorded, and replaced it.'),
     attempts: z.number().int().describe('Begun so far.'),

@@ -47,6 +47,10 @@ describe('the body of a job', () => {
       maxAttempts: 3,
       repeatable: true,
     });
+    expect(order({ ...MINIMAL, command: { method: 'GET', url: '/LAPI/x', retrySafe: false } }).command).toMatchObject({
+      maxAttempts: 1,
+      repeatable: false,
+    });
   });
 
   it('what may not be repeated is asked for once, and large data is refused', () => {

@@ -180,6 +180,13 @@ describe('mode queue', () => {
     expect(failed.body).toMatchObject({ state: 'failed', executed: 'yes', reason: 'device_error', responseCode: 3 });
   });
 
+  it('what waits for a device ends with the device, and is not for the next one under its code', async () => {
+    const code = await device();
+    const { id } = (await post(code, WRITE)).body;
+    expect((await ask('DELETE', `/v1/devices/${code}`)).status).toBe(204);
+    expect((await read(id)).body).toMatchObject({ state: 'cancelled', executed: 'no', reason: 'device_removed' });
+  });
+
   it('an end that nobody told of is found within about a second', async () => {
     const code = await device();
     const waiting = post(code, { ...READ, waitMs: 20_000 });
@@ -216,6 +223,7 @@ describe('mode queue', () => {
 
   it('more attempts than one are for GET and what is declared safe to repeat (I7)', async () => {
     const code = await device();
+    expect((await post(code, { ...READ, retrySafe: false })).body.maxAttempts).toBe(1);
     expect((await post(code, { ...WRITE, maxAttempts: 2 })).body).toMatchObject({
       status: 422,
       error: 'not_repeatable',

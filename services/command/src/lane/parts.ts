@@ -2,7 +2,7 @@
 
 import type { PubSub } from '@lapi-broker/bus';
 import { type LaneIntake, RedisLaneStore } from '@lapi-broker/lane';
-import type { CommandId, InstanceId } from '@lapi-broker/protocol';
+import type { CommandId, DeviceCode, InstanceId } from '@lapi-broker/protocol';
 import { openWorkQueue } from '@lapi-broker/queue';
 import {
   type ConnectionEvent,
@@ -48,6 +48,8 @@ export interface Lanes {
   readonly commands: QueuedCommands;
   readonly calls: RecordedCalls;
   readonly history: LaneIntake['history'];
+  /** Does now what is due in the lanes of a device. */
+  tend(code: DeviceCode): Promise<void>;
   /** For the reply channel: an ENDED frame came. */
   onEnded(id: CommandId): void;
   /** True while the store has too little memory for new work. */
@@ -163,6 +165,7 @@ export function createLanes(wiring: LaneWiring): Lanes {
     hints,
     waiters,
     lane,
+    time,
     confirm: (code) => confirm(keyspace.device(code)),
   });
   metrics.observed(
@@ -181,6 +184,7 @@ export function createLanes(wiring: LaneWiring): Lanes {
     commands,
     calls,
     history: (...args) => store.history(...args),
+    tend: (code) => tender.tend(code),
     onEnded: (id) => waiters.ended(id),
     storeFull: () => pressure.full,
     parts: [

@@ -42,10 +42,14 @@ const ENDED = {
   executed: 'maybe',
 } as unknown as CommandRecord; // what is left out is not read
 
+const NO_ROOM = { commands: 0, bytes: 0 };
+
 const submitted: NewCommand[] = [];
 const hinted: unknown[] = [];
 const told: EndedCommand[] = [];
 const results: string[] = [];
+const withdrawn: unknown[] = [];
+const limits: unknown[] = [];
 const state = {
   result: ACCEPTED as SubmitResult | Error,
   cancelled: { status: 'cancelled', ended: [] } as CancelResult,
@@ -59,14 +63,19 @@ const INITIAL = { ...state };
 
 beforeEach(() => {
   Object.assign(state, INITIAL);
-  for (const list of [submitted, hinted, told, results]) list.length = 0;
+  for (const list of [submitted, hinted, told, results, withdrawn, limits]) list.length = 0;
 });
 
 const intake: Partial<LaneIntake> = {
-  submit: async (command) => {
+  submit: async (command, room) => {
     submitted.push(command);
+    limits.push(room);
     if (state.result instanceof Error) throw state.result;
     return state.result;
+  },
+  settleDirect: async (_code, id, end) => {
+    withdrawn.push(end);
+    return { status: 'settled', late: false, ended: { id, state: 'failed', replyTo: undefined } };
   },
   cancel: async () => state.cancelled,
   read: async () => state.record,
@@ -143,6 +152,22 @@ describe('submit', () => {
     expect(refused).toMatchObject({ error: 'broker_unavailable' });
     expect(refused).not.toHaveProperty('mayExist');
     expect(hinted).toEqual([{ code: 'CAM', owner: OWNER, wake: false }]);
+    expect(withdrawn).toEqual([{ kind: 'refused', reason: 'broker_unavailable' }]);
+  });
+
+  it('whoever comes again with a key is never told that nothing was sent while nobody can look (I4)', async () => {
+    const mayExist = { error: 'broker_unavailable', mayExist: true };
+    const again = () => commands.submitAs({ mode: 'direct', withinMs: 1_000 }, { ...REQUEST, idempotencyKey: 'k' });
+    state.result = { status: 'late' };
+    expect(await again()).toMatchObject(mayExist);
+    state.result = new BrokerError('broker_unavailable', 'away');
+    expect(await again()).toMatchObject(mayExist);
+    state.confirmed = false;
+    state.result = { status: 'repeated', id: ENDED.id, state: 'timed_out' };
+    expect(await again()).toMatchObject(mayExist);
+    expect(withdrawn).toEqual([]);
+    state.known = false;
+    expect(await again()).toMatchObject(mayExist);
   });
 
   it('before the time of the store is known nothing is accepted', async () => {
@@ -174,6 +199,16 @@ describe('submit', () => {
     const direct = (mode: 'direct' | 'direct-then-queue') => commands.submitAs({ mode, withinMs: 1_000 }, REQUEST);
     expect(await direct('direct-then-queue')).toMatchObject({ error: 'rate_limited' });
     expect(await direct('direct')).toMatchObject({ status: 'accepted' });
+  });
+
+  it('a full store refuses new commands only: one that was accepted under the same key is answered', async () => {
+    state.full = true;
+    const keyed = { ...REQUEST, idempotencyKey: 'k' };
+    state.result = { status: 'repeated', id: ENDED.id, state: 'queued' };
+    expect(await commands.submit(keyed)).toEqual({ status: 'repeated', id: ENDED.id, state: 'queued' });
+    state.result = { status: 'lane_full', limit: 'commands' };
+    expect(await commands.submit(keyed)).toMatchObject({ error: 'store_full' });
+    expect(limits).toEqual([NO_ROOM, NO_ROOM]);
   });
 
   it('a full store refuses before it is asked', async () => {

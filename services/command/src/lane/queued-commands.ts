@@ -127,7 +127,10 @@ export class QueuedCommands implements CommandQueue {
   /** With a direct part the command is recorded as `sent` by this process, and has to be ended by it (recorded-calls.ts). */
   async submitAs(direct: DirectPart | undefined, request: QueuedRequest): Promise<Submitted> {
     const refusal = direct?.mode === 'direct' ? undefined : this.#refusal();
-    const submitted = refusal ?? (await this.#submit(direct, request));
+    const submitted =
+      refusal === undefined
+        ? await this.#submit(direct, request, this.#parts.limits.lane)
+        : await this.#unlessAccepted(direct, request, refusal);
     this.#parts.onSubmitted(submitted.status === 'refused' ? submitted.error : submitted.status);
     return submitted;
   }
@@ -200,25 +203,48 @@ export class QueuedCommands implements CommandQueue {
     return undefined;
   }
 
-  async #submit(direct: DirectPart | undefined, request: QueuedRequest): Promise<Submitted> {
-    const { intake, keyspace, time, instance, confirm, random, limits } = this.#parts;
+  /** Only new commands are refused: what was accepted under the same key is answered as ever. */
+  async #unlessAccepted(direct: DirectPart | undefined, request: QueuedRequest, refusal: Refused): Promise<Submitted> {
+    if (request.idempotencyKey === undefined) return refusal;
+    const submitted = await this.#submit(direct, request, NO_ROOM);
+    return submitted.status === 'refused' && submitted.error === 'lane_full' ? refusal : submitted;
+  }
+
+  async #submit(direct: DirectPart | undefined, request: QueuedRequest, lane: LaneLimits): Promise<Submitted> {
+    const { intake, keyspace, time, instance, confirm, random } = this.#parts;
     const { code } = request;
-    if (!time.known) return refused('broker_unavailable', 'the time of the store is not known; nothing was accepted');
+    if (!time.known) return unasked(request, 'the time of the store is not known');
     const id = request.id ?? newCommandId(keyspace.shardOf(code), random());
     const nowMs = time.nowMs();
     const command = completeCommand(request, direct, { id, nowMs, replyTo: instance });
     let result: SubmitResult;
     try {
-      result = await intake.submit(command, limits.lane, this.#notAfterMs());
+      result = await intake.submit(command, lane, this.#notAfterMs());
     } catch (error) {
-      if (error instanceof BrokerError && error.code === 'broker_unavailable') return unconfirmed(direct);
+      if (error instanceof BrokerError && error.code === 'broker_unavailable')
+        return unconfirmed(request.idempotencyKey === undefined ? direct : undefined);
       throw error;
     }
+    if (result.status === 'late') return unasked(request, 'the store was slow');
     const submitted = this.#outcome(command, nowMs, result);
     if (submitted.status === 'refused') return submitted;
     // Before it is confirmed, because the owner has its own confirmation to wait for before it writes.
     if (result.status === 'accepted') this.noteAccepted(code, result);
-    return (await confirm(keyspace.device(code))) ? submitted : unconfirmed(direct);
+    if (await confirm(keyspace.device(code))) return submitted;
+    if (direct === undefined || submitted.status === 'repeated') return unconfirmed(undefined);
+    await this.#withdraw(code, id);
+    return unconfirmed(direct);
+  }
+
+  /** Of a direct call that will not be made: so that its key is free again. Never rejects; what the store does not hear ends `unknown`. */
+  async #withdraw(code: DeviceCode, id: CommandId): Promise<void> {
+    const { intake, hints } = this.#parts;
+    try {
+      const result = await intake.settleDirect(code, id, { kind: 'refused', reason: 'broker_unavailable' });
+      if (result.status === 'settled') hints.tell([result.ended]);
+    } catch {
+      // Its record says so once its time is over.
+    }
   }
 
   /** After a script let a command into a lane: tells everybody who should look. */
@@ -228,7 +254,7 @@ export class QueuedCommands implements CommandQueue {
     hints.send(code, result, result.state === 'queued', lane);
   }
 
-  #outcome(command: NewCommand, nowMs: number, result: SubmitResult): Submitted {
+  #outcome(command: NewCommand, nowMs: number, result: Exclude<SubmitResult, { status: 'late' }>): Submitted {
     const { lane } = this.#parts.limits;
     switch (result.status) {
       case 'accepted': {
@@ -245,13 +271,21 @@ export class QueuedCommands implements CommandQueue {
         return refused('device_unknown', 'no device with this DeviceCode is provisioned');
       case 'expired':
         return refused('invalid_request', 'expiresAt has passed');
-      case 'late':
-        return refused('broker_unavailable', 'the store was slow; nothing was accepted');
     }
   }
 }
 
-/** A direct call is made only after its record was confirmed, and by nobody else; so nothing of it was sent. */
+const NO_ROOM: LaneLimits = { commands: 0, bytes: 0 };
+
+/** Nothing was accepted now; what the same key stands for since an earlier request, nobody could look up. */
+function unasked({ idempotencyKey }: QueuedRequest, why: string): Refused {
+  const refusal = refused('broker_unavailable', `${why}; nothing was accepted`);
+  if (idempotencyKey === undefined) return refusal;
+  const detail = `${why}, so whether the key was used before is not known; ask again with the same Idempotency-Key`;
+  return { ...refusal, detail, mayExist: true };
+}
+
+/** A direct call is made only after its record was confirmed, and by nobody else but who came earlier with its key; so nothing of it was sent. */
 function unconfirmed(direct: DirectPart | undefined): Refused {
   if (direct !== undefined)
     return refused('broker_unavailable', 'the store did not confirm the record of the call; nothing was sent');

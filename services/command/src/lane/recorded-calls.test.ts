@@ -14,7 +14,8 @@ afterEach(() => {
 });
 
 const ID = '00aaaaaaaaaaaaaaaaaaaa' as CommandId;
-const RECORD = { id: ID, state: 'succeeded' } as CommandRecord;
+const NOW_MS = 1_800_000_000_000;
+const RECORD = { id: ID, state: 'succeeded', expiresAtMs: NOW_MS + 15_000 } as CommandRecord;
 const ANSWERED: CommandEnd = { status: 'answered', success: true, responseCode: 0, body: Buffer.from('{}') };
 const refused = (error: CommandError, written: boolean): CommandEnd => ({
   status: 'refused',
@@ -28,6 +29,8 @@ function fixture(end: CommandEnd) {
   const settled: DirectEnd[] = [];
   const state = {
     calls: 0,
+    nowMs: NOW_MS,
+    times: {},
     submitted: { status: 'accepted', id: ID, state: 'sent', record: RECORD } as Submitted,
     queued: { status: 'accepted', state: 'queued', owner: undefined, timerAtMs: undefined, ended: [] } as SubmitResult,
     queueings: 0,
@@ -55,17 +58,19 @@ function fixture(end: CommandEnd) {
       },
     },
     dispatch: {
-      call: async () => {
+      call: async ({ timeoutMs, connectTimeoutMs }) => {
         state.calls += 1;
+        state.times = { timeoutMs, connectTimeoutMs };
         return end;
       },
     },
     hints,
     waiters: { whenEnded: async () => undefined },
     lane: { commands: 5, bytes: 100 },
+    time: { known: true, nowMs: () => state.nowMs },
     confirm: async () => state.confirmed,
   });
-  const call = (mode: RecordedCall['mode']): Promise<CallOutcome> =>
+  const call = (mode: RecordedCall['mode'], times: Partial<RecordedCall> = {}): Promise<CallOutcome> =>
     calls.call({
       mode,
       connectTimeoutMs: 0,
@@ -81,6 +86,7 @@ function fixture(end: CommandEnd) {
       backoffMs: 1_000,
       keyId: 'k',
       awaited: true,
+      ...times,
     });
   return { settled, state, calls, call };
 }
@@ -133,6 +139,26 @@ describe('direct-then-queue', () => {
     state.away = true;
     expect(await call('direct-then-queue')).toMatchObject({ error: 'broker_unavailable', mayExist: true });
     calls.stop();
+  });
+
+  it('is neither written nor awaited beyond its deadline: the lane waits for the device in its place (I4)', async () => {
+    const { state, call } = fixture(refused('device_offline', false));
+    const asked = { timeoutMs: 10_000, connectTimeoutMs: 8_000 };
+    await call('direct-then-queue', asked);
+    expect(state.times).toEqual({ timeoutMs: 10_000, connectTimeoutMs: 5_000 });
+    state.nowMs += 14_000;
+    await call('direct-then-queue', asked);
+    expect(state.times).toEqual({ timeoutMs: 1_000, connectTimeoutMs: 0 });
+    state.nowMs += 1_000;
+    state.queued = { status: 'expired' };
+    expect(await call('direct-then-queue', asked)).toMatchObject({ status: 'ended', state: 'expired' });
+    expect(state.calls).toBe(2);
+  });
+
+  it('what ended before it could wait is answered as it ended', async () => {
+    const { state, call } = fixture(refused('device_offline', false));
+    state.queued = { status: 'repeated', id: ID, state: 'cancelled' };
+    expect(await call('direct-then-queue')).toEqual({ status: 'queued', id: ID, record: RECORD });
   });
 
   it('a full lane is named', async () => {

@@ -8,7 +8,7 @@
 
 import type { CommandRecord, CommandState, DirectEnd, LaneIntake, LaneLimits, SubmitResult } from '@lapi-broker/lane';
 import { BrokerError, type CommandId, type DeviceCode } from '@lapi-broker/protocol';
-import type { CommandEnd, CommandError, Dispatch } from '../dispatch/dispatch.ts';
+import type { CommandEnd, CommandError, Dispatch, StoreTime } from '../dispatch/dispatch.ts';
 import type { LaneHints } from './hints.ts';
 import type { DirectPart, QueuedRequest } from './new-command.ts';
 import { laneLimit, type QueuedCommands, type Refused } from './queued-commands.ts';
@@ -25,7 +25,7 @@ export interface RecordedCall extends QueuedRequest {
 export type CallOutcome =
   /** `state`: as recorded, or as it would have been. */
   | { readonly status: 'ended'; readonly id: CommandId; readonly state: CommandState; readonly end: CommandEnd }
-  /** Nothing was written; it waits in its lane. `record`: as it was at that moment. */
+  /** Nothing was written; it waits in its lane, or has ended there. `record`: as it was at that moment. */
   | { readonly status: 'queued'; readonly id: CommandId; readonly record: CommandRecord }
   /** Made by an earlier request with the same key. */
   | { readonly status: 'repeated'; readonly id: CommandId; readonly record: CommandRecord | undefined }
@@ -38,6 +38,7 @@ export interface RecordedCallsParts {
   readonly hints: LaneHints;
   readonly waiters: Pick<Waiters, 'whenEnded'>;
   readonly lane: LaneLimits;
+  readonly time: StoreTime;
   /** Has a replica what was written for this device? */
   readonly confirm: (code: DeviceCode) => Promise<boolean>;
 }
@@ -46,6 +47,13 @@ export interface RecordedCallsParts {
 const SETTLE_MS = 3_000;
 const RETRY_MS = 250;
 const RETRIES = 40;
+
+const TOO_LATE: CommandEnd = {
+  status: 'refused',
+  error: 'timeout_not_sent',
+  written: false,
+  detail: 'the deadline passed before the call could be made',
+};
 
 /** Not written, and no waiting would help. */
 const HOPELESS: readonly CommandError[] = ['device_unknown', 'request_too_large'];
@@ -70,8 +78,9 @@ export class RecordedCalls {
     if (submitted.status === 'refused') return submitted;
     const { id } = submitted;
     if (submitted.status === 'repeated') return await this.#repeated(id, untilMs);
-    const { code, method, url, body, timeoutMs } = call;
-    const end = await dispatch.call({ code, method, url, body, timeoutMs, connectTimeoutMs, withdrawn });
+    const { code, method, url, body } = call;
+    const times = this.#timesOf(call, submitted.record);
+    const end = times === undefined ? TOO_LATE : await dispatch.call({ code, method, url, body, ...times, withdrawn });
     const mayWait = end.status === 'refused' && !end.written && !HOPELESS.includes(end.error);
     return mode === 'direct-then-queue' && mayWait
       ? await this.#queue(submitted.record, end)
@@ -82,6 +91,19 @@ export class RecordedCalls {
   stop(): void {
     this.#stopped = true;
     for (const giveUp of [...this.#unsettled]) giveUp();
+  }
+
+  /** What has a deadline of its own is not tried beyond it (I4): the time for the answer goes before the wait for the device, which the lane
+   *  can do as well. Undefined when it has passed. */
+  #timesOf(
+    { mode, timeoutMs, connectTimeoutMs }: RecordedCall,
+    { expiresAtMs }: CommandRecord,
+  ): Pick<RecordedCall, 'timeoutMs' | 'connectTimeoutMs'> | undefined {
+    if (mode === 'direct') return { timeoutMs, connectTimeoutMs };
+    const leftMs = expiresAtMs - this.#parts.time.nowMs();
+    if (leftMs <= 0) return undefined;
+    const answerMs = Math.min(timeoutMs, leftMs);
+    return { timeoutMs: answerMs, connectTimeoutMs: Math.min(connectTimeoutMs, leftMs - answerMs) };
   }
 
   /** Waits as long as the first call may take, then answers with what is known. */
@@ -119,11 +141,23 @@ export class RecordedCalls {
     if (result === undefined || (isIn(result) && !(await confirm(code)))) {
       return { status: 'refused', error: 'broker_unavailable', detail: NOT_CONFIRMED, mayExist: true };
     }
-    if (isIn(result))
+    if (result.status === 'accepted')
       return { status: 'queued', id, record: { ...sent, state: 'queued', attempts: 0, sentAtMs: undefined } };
+    // Superseded meanwhile, or given up because this process was too slow.
+    if (result.status === 'repeated') return await this.#asRecorded(id);
     if (result.status === 'lane_full')
       return { status: 'refused', error: 'lane_full', detail: laneLimit(result.limit, lane) };
     return { status: 'ended', id, state: 'expired', end };
+  }
+
+  async #asRecorded(id: CommandId): Promise<CallOutcome> {
+    try {
+      const record = await this.#parts.commands.read(id);
+      return record === undefined ? { status: 'repeated', id, record } : { status: 'queued', id, record };
+    } catch (error) {
+      if (error instanceof BrokerError && error.code === 'broker_unavailable') return UNREADABLE;
+      throw error;
+    }
   }
 
   /** The first try decides what the caller hears: undefined when the store did not take it. Further ones go on behind. */

@@ -20,7 +20,7 @@ function fixture() {
   const tended: DeviceCode[] = [];
   const timers: { id: string; delayMs: number }[] = [];
   const woken: boolean[] = [];
-  const state = { nowMs: 1_000, away: false, result: NOTHING, failures: 0, atOnce: 0, most: 0 };
+  const state = { nowMs: 1_000, away: false, result: NOTHING, failures: 0, atOnce: 0, most: 0, damaged: '' };
   const tender = new Tender({
     intake: {
       due: async (shard, limit) => {
@@ -32,6 +32,7 @@ function fixture() {
         state.most = Math.max(state.most, state.atOnce);
         await Promise.resolve();
         state.atOnce -= 1;
+        if (state.damaged.includes(code)) throw new Error('damaged');
         tended.push(code);
         return state.result;
       },
@@ -78,6 +79,20 @@ describe('the sweep', () => {
     due[0]?.push(CAM);
     await tender.sweep();
     expect(woken).toEqual([false, true]);
+  });
+
+  it('a lane that cannot be tended does not cost the others behind it their turn', async () => {
+    const { due, tended, state, tender } = fixture();
+    due[0]?.push(...(['a', 'b', 'c', 'd'] as DeviceCode[]));
+    state.damaged = 'a';
+    await tender.sweep();
+    expect(tended).toEqual(['b', 'c', 'd']);
+    expect(state.failures).toBe(1);
+    state.damaged = 'ab';
+    due[0]?.push(...(['a', 'b', 'c', 'd'] as DeviceCode[]));
+    tended.length = 0;
+    await tender.sweep();
+    expect(tended).toEqual([]);
   });
 
   it('goes on after the store was away', async () => {

@@ -20,7 +20,7 @@ export interface TenderParts {
   /** 0 ≤ x < 1. */
   readonly random: () => number;
   readonly limits: TenderLimits;
-  readonly onTended: (by: 'sweep' | 'timer', result: TendResult) => void;
+  readonly onTended: (by: 'sweep' | 'timer' | 'request', result: TendResult) => void;
   readonly onFailure: (error: unknown) => void;
 }
 
@@ -80,6 +80,15 @@ export class Tender implements LaneTimers {
     return this.#pass;
   }
 
+  /** At once, for somebody who knows that there is something to do. Never rejects: what this does not do is found by the sweep. */
+  async tend(code: DeviceCode): Promise<void> {
+    try {
+      await this.#tend(code, 'request');
+    } catch (error) {
+      this.#parts.onFailure(error);
+    }
+  }
+
   #schedule(): void {
     if (this.#stopped) return;
     const { sweepMs } = this.#parts.limits;
@@ -95,15 +104,20 @@ export class Tender implements LaneTimers {
     for (let shard = 0; shard < shards && !this.#stopped; shard++) {
       try {
         const codes = await intake.due(shard, limits.batch);
-        for (let i = 0; i < codes.length && !this.#stopped; i += limits.concurrency)
-          await Promise.all(codes.slice(i, i + limits.concurrency).map((code) => this.#tend(code, 'sweep')));
+        for (let i = 0; i < codes.length && !this.#stopped; i += limits.concurrency) {
+          const batch = codes.slice(i, i + limits.concurrency);
+          const looks = await Promise.allSettled(batch.map((code) => this.#tend(code, 'sweep')));
+          // One lane that cannot be tended costs the others nothing; if none can, the store is away.
+          for (const look of looks) if (look.status === 'rejected') this.#parts.onFailure(look.reason);
+          if (looks.every(({ status }) => status === 'rejected')) break;
+        }
       } catch (error) {
         this.#parts.onFailure(error);
       }
     }
   }
 
-  async #tend(code: DeviceCode, by: 'sweep' | 'timer'): Promise<void> {
+  async #tend(code: DeviceCode, by: 'sweep' | 'timer' | 'request'): Promise<void> {
     const result = await this.#parts.intake.tend(code);
     this.#parts.onTended(by, result);
     this.#parts.hints.send(code, result, result.startable);

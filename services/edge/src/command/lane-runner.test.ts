@@ -1,7 +1,7 @@
 import type { AttemptEnd, BeginResult, LaneName } from '@lapi-broker/lane';
 import type { CommandId, DeviceAnswer, DeviceCode, Epoch, NodeId } from '@lapi-broker/protocol';
 import { describe, expect, test } from 'vitest';
-import { BEGIN_FRESH_MS, LANE_PAUSE_MS, LATE_ANSWER_MS, MAX_MESSAGE_BYTES } from '../limits.ts';
+import { BEGIN_FRESH_MS, BEGIN_NOT_AFTER_MS, LANE_PAUSE_MS, LATE_ANSWER_MS, MAX_MESSAGE_BYTES } from '../limits.ts';
 import { type Call, Inflight, type WriteResult } from './inflight.ts';
 import type { AttemptReport } from './lane-journal.ts';
 import { type LaneHost, LaneRunner, type LaneSession } from './lane-runner.ts';
@@ -333,6 +333,10 @@ describe('the lanes of one session', () => {
     state.isFenced = false;
     await pass(LANE_PAUSE_MS);
     expect(take()).toContain('write /1 1');
+  });
+
+  test('the store hands out nothing so late that nobody would hear of it', () => {
+    expect(BEGIN_NOT_AFTER_MS).toBeLessThan(BEGIN_FRESH_MS);
   });
 
   test('what was begun long ago is given back, because a process that was paused may not know yet that the device has moved (3.4)', async () => {

@@ -249,7 +249,8 @@ export const removeDevice = operation({
   id: 'removeDevice',
   tag: 'Devices',
   summary: 'Remove a device',
-  description: 'Its session is closed; further registrations are refused like those of an unknown device.',
+  description:
+    'Its session is closed; further registrations are refused like those of an unknown device. Commands that wait for it end `cancelled`, reason `device_removed`.',
   scope: 'admin',
   params: DevicePath,
   responses: { 204: { description: 'Removed.' } },
@@ -259,6 +260,8 @@ export const removeDevice = operation({
     const owner = await ownerOf(code, broker);
     if (!(await broker.devices.remove(code))) return unknown(code);
     if (owner !== undefined) await send(owner, { type: 'provisioning_changed', code }, broker);
+    // Before the answer: whoever provisions the same code next must not inherit what waits.
+    await broker.lanes.tend(code);
     return { kind: 'empty', status: 204 };
   },
 });
