@@ -47,6 +47,8 @@ export interface LaneStoreHarness {
 const LIMITS: LaneLimits = { commands: 100, bytes: 1_000_000 };
 const FOREVER_MS = 8.64e15;
 const HOUR_MS = 3_600_000;
+/** Long enough that a busy machine gets through what a test does before it, short enough to wait for. */
+const SOON_MS = 250;
 const OK: AttemptEnd = { kind: 'answered', success: true, responseCode: 0, body: Buffer.from('{"Response":{}}') };
 const REFUSAL: AttemptEnd = { kind: 'answered', success: false, responseCode: 7, body: Buffer.from('{"no":7}') };
 const SILENCE: AttemptEnd = { kind: 'timed_out' };
@@ -454,9 +456,9 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
 
       test('what expired is ended unsent and never handed out; the next one is (I4)', async () => {
         const { add, begun, begin, record, kinds } = await device();
-        const soon = await add({ expiresAtMs: (await at.nowMs()) + 30, replyTo: 'cmd.1' as InstanceId });
+        const soon = await add({ expiresAtMs: (await at.nowMs()) + SOON_MS, replyTo: 'cmd.1' as InstanceId });
         const next = await add();
-        await pass(30);
+        await pass(SOON_MS);
         const result = await begin();
         expect(result).toMatchObject({
           status: 'begun',
@@ -470,10 +472,10 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
 
       test('a notBefore command takes its place when it is due, behind those that were accepted until then', async () => {
         const { add, begin, begun, settle } = await device();
-        const later = await add({ notBeforeMs: (await at.nowMs()) + 40 });
+        const later = await add({ notBeforeMs: (await at.nowMs()) + SOON_MS });
         expect(await begin()).toMatchObject({ status: 'idle' });
         const first = await add();
-        await pass(40);
+        await pass(SOON_MS);
         const last = await add();
         const order: CommandId[] = [];
         for (let i = 0; i < 3; i++) {
@@ -486,11 +488,11 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
 
       test('commands that become due together take their places in the order of their times, then of acceptance', async () => {
         const { add, begun, settle } = await device();
-        const dueMs = (await at.nowMs()) + 30;
+        const dueMs = (await at.nowMs()) + SOON_MS;
         const second = await add({ notBeforeMs: dueMs });
         const third = await add({ notBeforeMs: dueMs });
         const first = await add({ notBeforeMs: dueMs - 1 });
-        await pass(30);
+        await pass(SOON_MS);
         const order: CommandId[] = [];
         for (let i = 0; i < 3; i++) {
           const out = await begun();
@@ -726,20 +728,20 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         await store.giveBack(code, id, epoch, out.attempt);
         await store.cancel(code, id, FOREVER_MS);
         expect(await record(id)).toMatchObject({ state: 'cancelled', executed: 'no' });
-        const soon = await add({ expiresAtMs: (await at.nowMs()) + 40 });
+        const soon = await add({ expiresAtMs: (await at.nowMs()) + SOON_MS });
         const next = await begun();
         await store.giveBack(code, soon, epoch, next.attempt);
-        await pass(40);
+        await pass(SOON_MS);
         await store.tend(code);
         expect(await record(soon)).toMatchObject({ state: 'expired', executed: 'no' });
       });
 
       test('given back after its deadline it ends, and lets the next one in (I4)', async () => {
         const { code, epoch, add, begun, record } = await device();
-        const id = await add({ expiresAtMs: (await at.nowMs()) + 30 });
+        const id = await add({ expiresAtMs: (await at.nowMs()) + SOON_MS });
         const next = await add();
         const out = await begun();
-        await pass(30);
+        await pass(SOON_MS);
         await store.giveBack(code, id, epoch, out.attempt);
         await store.tend(code);
         const { state, executed } = await record(id);
@@ -927,9 +929,9 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
         const newer = await add({ coalesceKey: 'a' });
         expect(await record(replaced)).toMatchObject({ state: 'cancelled', executed: 'maybe', reason: 'superseded' });
         await store.cancel(code, newer, FOREVER_MS);
-        const soon = await add({ maxAttempts: 3, expiresAtMs: (await at.nowMs()) + 80, backoffMs: 30 });
+        const soon = await add({ maxAttempts: 3, expiresAtMs: (await at.nowMs()) + SOON_MS, backoffMs: 30 });
         const settled = await settle(await begun(), SILENCE);
-        await pass(80);
+        await pass(SOON_MS);
         await store.tend(code);
         const found = await record(soon);
         expect(found.executed).toBe('maybe');
@@ -1021,11 +1023,11 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       test('due names the devices that somebody must look at, only those, the most overdue first', async () => {
         const [soon, sooner, far] = [await device(), await device(), await device()];
         const nowMs = await at.nowMs();
-        await soon.add({ expiresAtMs: nowMs + 40 });
-        await sooner.add({ expiresAtMs: nowMs + 20 });
+        await soon.add({ expiresAtMs: nowMs + 2 * SOON_MS });
+        await sooner.add({ expiresAtMs: nowMs + SOON_MS });
         await far.add({ expiresAtMs: nowMs + HOUR_MS });
         for (const { code } of [soon, sooner, far]) await at.disown(code);
-        await pass(45);
+        await pass(2 * SOON_MS + 5);
         const shards = new Set([soon, sooner, far].map(({ code }) => at.keyspace.shardOf(code)));
         const due = (await Promise.all([...shards].map((shard) => store.due(shard, 1000)))).flat();
         expect(due).toContain(soon.code);
@@ -1139,8 +1141,8 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
       await add({ lane });
       await settle(await begun({ lane }), LOSS);
       expect(await at.traces(code)).toEqual([]);
-      const soon = await add({ lane, expiresAtMs: (await at.nowMs()) + 20 });
-      await pass(20);
+      const soon = await add({ lane, expiresAtMs: (await at.nowMs()) + SOON_MS });
+      await pass(SOON_MS);
       expect(idsOf((await store.tend(code)).ended)).toEqual([soon]);
       expect(await at.traces(code)).toEqual([]);
       expect((await store.history(code, undefined, 10)).items).toHaveLength(5);
@@ -1169,9 +1171,9 @@ export function laneStoreContract(name: string, open: () => Promise<LaneStoreHar
 
     test('of a device without an owner nothing is left beyond its deadline (I4)', async () => {
       const { code, add, record } = await device();
-      const id = await add({ expiresAtMs: (await at.nowMs()) + 30 });
+      const id = await add({ expiresAtMs: (await at.nowMs()) + SOON_MS });
       await at.disown(code);
-      await pass(30);
+      await pass(SOON_MS);
       await store.tend(code);
       expect(await record(id)).toMatchObject({ state: 'expired', executed: 'no' });
       expect(await store.settle(code, id, FOREIGN_EPOCH, 1, OK)).toEqual({ status: 'stale' });
