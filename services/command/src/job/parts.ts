@@ -16,6 +16,7 @@ import type { Part } from '@lapi-broker/runtime';
 import type { Log, Metrics } from '@lapi-broker/telemetry';
 import { customAlphabet } from 'nanoid';
 import type { CommandConfig } from '../config.ts';
+import { createAnnouncer } from '../event/announcer.ts';
 import type { Lanes } from '../lane/parts.ts';
 import type { NodeWatch } from '../node/node-watch.ts';
 import { JobEvents } from './job-events.ts';
@@ -59,11 +60,9 @@ export function createJobs(wiring: JobWiring): JobParts {
   const replicated = config.LAPI_CONFIRM_COMMANDS === 'auto' && parseRedisUrl(config.REDIS_URL).kind !== 'standalone';
   const barrier = new ReplicaBarrier(submits, replicated);
   const nowMs = (): number => time.nowMs();
-  const events = new JobEvents({
-    stream,
-    nowMs,
-    onFailure: (error) => log.warn({ err: error }, 'job.event_lost'),
-  });
+  const events = new JobEvents(
+    createAnnouncer({ stream, nowMs, onFailure: (error) => log.warn({ err: error }, 'job.event_lost') }),
+  );
   const failures = metrics.counter('lapi_job_turns_failed_total', 'Turns of jobs that failed; each comes again.');
   const turns = openWorkQueue({
     redis,

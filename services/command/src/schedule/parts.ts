@@ -14,6 +14,7 @@ import type { Part } from '@lapi-broker/runtime';
 import type { Log, Metrics } from '@lapi-broker/telemetry';
 import { customAlphabet } from 'nanoid';
 import type { CommandConfig } from '../config.ts';
+import { createAnnouncer } from '../event/announcer.ts';
 import { type CarryOutParts, carryOut } from './carry-out.ts';
 import { RedisScheduleStore } from './redis-schedule-store.ts';
 import { ScheduleEvents } from './schedule-events.ts';
@@ -55,11 +56,10 @@ export function createSchedules(wiring: ScheduleWiring): ScheduleParts {
     'lapi_schedule_failures_total',
     'Looks at a schedule, or timers for it, that failed; the next look tries again.',
   );
-  const events = new ScheduleEvents({
-    stream,
-    nowMs: () => time.nowMs(),
-    onFailure: (error) => log.warn({ err: error }, 'schedule.event_lost'),
-  });
+  const nowMs = (): number => time.nowMs();
+  const events = new ScheduleEvents(
+    createAnnouncer({ stream, nowMs, onFailure: (error) => log.warn({ err: error }, 'schedule.event_lost') }),
+  );
   const timers = openWorkQueue({
     redis: { url: config.REDIS_URL, commandTimeoutMs: COMMAND_TIMEOUT_MS },
     name: QUEUE,
