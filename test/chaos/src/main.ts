@@ -12,7 +12,7 @@ const HELP = `Usage: npm run chaos -- <fault|all|list> [--seed N] [--commands N]
 ${FAULTS.map(({ name, about }) => `  ${name.padEnd(17)} ${about}`).join('\n')}
 
   --seed N       of the load and of the fault; default 1
-  --commands N   default 240
+  --commands N   default 300
   --devices N    default 24
   --direct       only direct commands
 
@@ -41,7 +41,7 @@ async function run(args: readonly string[]): Promise<number> {
   });
   const [what, ...more] = positionals;
   const seed = countOf(values.seed, 1);
-  const commands = countOf(values.commands, 240);
+  const commands = countOf(values.commands, 300);
   const devices = countOf(values.devices, 24);
   const chosen: readonly Fault[] = what === 'all' ? FAULTS : FAULTS.filter(({ name }) => name === what);
   if (values.help === true || what === 'list') {

@@ -120,7 +120,9 @@ export function tellViolations(history: History, violations: readonly Violation[
     .map((violation) => {
       const { check, device, markers, what } = violation;
       const plans = markers.map((marker) => `  plan ${JSON.stringify(history.commands.get(marker))}`);
-      const entries = entriesOf(history, violation).map((entry) => `  ${tellEntry(entry, beganMs)}`);
+      const entries = entriesOf(history, violation)
+        .filter(isNews())
+        .map((entry) => `  ${tellEntry(entry, beganMs)}`);
       const left = entries.length - SHOWN_ENTRIES;
       return [
         `${check} ${device} ${markers.join(' ')}: ${what}`,
@@ -130,6 +132,18 @@ export function tellViolations(history: History, violations: readonly Violation[
       ].join('\n');
     })
     .join('\n');
+}
+
+/** False for a view that says what the one before it said. */
+function isNews(): (entry: Entry) => boolean {
+  const told = new Map<string, string>();
+  return (entry) => {
+    if (entry.kind !== 'view') return true;
+    const text = JSON.stringify(entry.view ?? null);
+    if (told.get(entry.marker) === text) return false;
+    told.set(entry.marker, text);
+    return true;
+  };
 }
 
 function tellEntry({ atMs, kind, ...rest }: Entry, beganMs: number): string {

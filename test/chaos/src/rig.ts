@@ -1,5 +1,5 @@
 /** A broker that can be broken: its processes keep their ports, so that what was killed comes back where it was, and what was paused is let go
- *  on in any case. Redis alone, or a master with two replicas and sentinels. stop() ends everything and fails if a process does not leave
+ *  on in any case. Redis alone, a master with two replicas and sentinels, or a cluster of three masters with a replica each. stop() ends everything and fails if a process does not leave
  *  cleanly. */
 
 import { randomBytes } from 'node:crypto';
@@ -11,13 +11,15 @@ import {
   type CommandProcess,
   type EdgeProcess,
   freePort,
+  type RedisCluster,
   type RedisSentinels,
   type RedisServer,
   startRedis,
+  startRedisCluster,
   startRedisSentinel,
 } from '@lapi-broker/fixture';
 
-export type StoreKind = 'standalone' | 'sentinel';
+export type StoreKind = Store['kind'];
 
 /** No calls of the broker's own, so that every request on the wire is one of the run. */
 const PROFILES = { quiet: { subscription: 'off', firstRequestDelayMs: 1_000 } };
@@ -31,7 +33,19 @@ export interface RigOptions {
 
 type Store =
   | { readonly kind: 'standalone'; readonly redis: RedisServer }
-  | { readonly kind: 'sentinel'; readonly redis: RedisSentinels };
+  | { readonly kind: 'sentinel'; readonly redis: RedisSentinels }
+  | { readonly kind: 'cluster'; readonly redis: RedisCluster };
+
+async function startStore(kind: StoreKind): Promise<Store> {
+  switch (kind) {
+    case 'standalone':
+      return { kind, redis: await startRedis() };
+    case 'sentinel':
+      return { kind, redis: await startRedisSentinel() };
+    case 'cluster':
+      return { kind, redis: await startRedisCluster({ masters: 3, replicasPerMaster: 1 }) };
+  }
+}
 
 export class Rig {
   readonly store: Store;
@@ -50,8 +64,7 @@ export class Rig {
     const dir = await mkdtemp(path.join(tmpdir(), 'lapi-chaos-'));
     const profiles = path.join(dir, 'profiles.json');
     await writeFile(profiles, JSON.stringify(PROFILES));
-    const store: Store =
-      kind === 'sentinel' ? { kind, redis: await startRedisSentinel() } : { kind, redis: await startRedis() };
+    const store = await startStore(kind);
     const env = { LAPI_PROFILES_FILE: profiles };
     const broker = await Broker.start({
       redis: { url: store.redis.url },

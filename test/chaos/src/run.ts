@@ -1,6 +1,7 @@
 /** One run: a broker, devices, a platform, one fault, and the judgement of what was seen. Ends what it started, also when it fails or is
  *  stopped. */
 
+import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { waitFor } from '@lapi-broker/fixture';
 import { TimerWheel } from '@lapi-broker/fleet';
@@ -16,9 +17,10 @@ import { Witness } from './traffic/witness.ts';
 const EDGES = 2;
 const SERVICES = 2;
 const COMMANDS_PER_SECOND = 30;
-const UNHURRIED: Pace = { faultAtMs: 2_000, aftermathMs: 5_000 };
+/** Right after a burst (plan.ts), while its first commands are out. */
+const UNHURRIED: Pace = { faultAtMs: 2_060, aftermathMs: 5_000 };
 /** All that was accepted has ended by then: its deadline, its timeout, and the grace of the promise. */
-const LAST_END_MS = 60_000 + 5_000 + 15_000;
+const LAST_END_MS = 60_000 + 20_000 + 15_000;
 /** The latest answer of a device, and its way. */
 const LATE_MS = 4_000;
 
@@ -53,6 +55,8 @@ export async function runFault(options: RunOptions): Promise<RunResult> {
   const witnesses: Witness[] = [];
   const failed = new AbortController();
   const signal = AbortSignal.any([failed.signal, ...(options.signal === undefined ? [] : [options.signal])]);
+  // Everything that waits listens to it.
+  setMaxListeners(0, signal);
   let done = false;
   try {
     const loadMs = Math.max(

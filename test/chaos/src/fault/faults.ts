@@ -1,7 +1,7 @@
 /** The faults by name. Each leaves behind what it found: everything runs again, nothing is stopped. */
 
-import type { RedisSentinels, RedisServer } from '@lapi-broker/fixture';
-import { waitFor } from '@lapi-broker/fixture';
+import type { RedisCluster, RedisSentinels, RedisServer } from '@lapi-broker/fixture';
+import { redisCommand, waitFor } from '@lapi-broker/fixture';
 import type { Fault, Stage } from './fault.ts';
 
 /** Longer than the lease of a node (10 s). */
@@ -9,6 +9,8 @@ const LONG_PAUSE_MS = 14_000;
 const SHORT_PAUSE_MS = 3_000;
 /** Longer than the lock of a BullMQ job (30 s). */
 const LOCK_PAUSE_MS = 34_000;
+/** Longer than a node may write to devices without a renewed lease (7 s), shorter than the lease. */
+const HANG_MS = 8_500;
 const MOVES = 40;
 const MOVE_INTERVAL_MS = 250;
 /** Below the number of take-overs per minute that count as flapping (protocol D8). */
@@ -53,12 +55,28 @@ function sentinel({ rig: { store } }: Stage): RedisSentinels {
   return store.redis;
 }
 
+function cluster({ rig: { store } }: Stage): RedisCluster {
+  if (store.kind !== 'cluster') throw new TypeError('this fault wants a cluster');
+  return store.redis;
+}
+
 async function untilFailedOver(redis: RedisSentinels): Promise<void> {
   await waitFor(async () => (await redis.masterPort()) !== redis.master.port, {
     deadlineMs: FAILOVER_MS,
     what: 'another master',
     intervalMs: 50,
   });
+}
+
+/** A master that has all its replicas again: from then on writes can be confirmed. */
+async function untilWhole(redis: RedisSentinels): Promise<void> {
+  await waitFor(
+    async () => {
+      const facts = String(await redisCommand(await redis.masterPort(), 'INFO', 'replication'));
+      return facts.includes('role:master') && (facts.match(/state=online/g)?.length ?? 0) >= redis.replicas.length;
+    },
+    { deadlineMs: FAILOVER_MS, what: 'a master with all replicas', intervalMs: 50 },
+  );
 }
 
 export const FAULTS: readonly Fault[] = [
@@ -159,6 +177,35 @@ export const FAULTS: readonly Fault[] = [
     },
   },
   {
+    name: 'redis-hang',
+    about: 'Redis is stopped for longer than nodes may write without it, and goes on',
+    lengthMs: HANG_MS + 2_000,
+    async run(stage) {
+      const redis = standalone(stage);
+      await stage.disturb('SIGSTOP Redis', { blurs: true }, () =>
+        stopped({ signal: (signal) => void redis.kill(signal) }, () => stage.pause(HANG_MS)),
+      );
+    },
+  },
+  {
+    name: 'cluster-kill',
+    about: 'kill -9 of one master of a cluster; its replica takes over; it comes back as a replica',
+    store: 'cluster',
+    lengthMs: 12_000,
+    async run(stage) {
+      const redis = cluster(stage);
+      const [master] = redis.masters;
+      if (master === undefined) throw new TypeError('a cluster has masters');
+      await stage.disturb('kill -9 master', { blurs: true }, async () => {
+        await master.kill('SIGKILL');
+        await redis.settled(FAILOVER_MS);
+        await stage.pause(3_000);
+        await master.restart();
+        await redis.settled(FAILOVER_MS);
+      });
+    },
+  },
+  {
     name: 'sentinel-kill',
     about: 'kill -9 of the master; a replica takes over; the old master comes back as its replica',
     store: 'sentinel',
@@ -170,6 +217,7 @@ export const FAULTS: readonly Fault[] = [
         await untilFailedOver(redis);
         await stage.pause(3_000);
         await redis.master.restart();
+        await untilWhole(redis);
       });
     },
   },
@@ -180,12 +228,13 @@ export const FAULTS: readonly Fault[] = [
     lengthMs: 14_000,
     async run(stage) {
       const redis = sentinel(stage);
-      await stage.disturb('SIGSTOP master', { blurs: true }, () =>
-        stopped({ signal: (signal) => void redis.master.kill(signal) }, async () => {
+      await stage.disturb('SIGSTOP master', { blurs: true }, async () => {
+        await stopped({ signal: (signal) => void redis.master.kill(signal) }, async () => {
           await untilFailedOver(redis);
           await stage.pause(5_000);
-        }),
-      );
+        });
+        await untilWhole(redis);
+      });
     },
   },
   {

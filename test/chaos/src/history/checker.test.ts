@@ -345,6 +345,12 @@ describe('V4', () => {
   });
 });
 
+test('V4: a lane that stands still although nothing is out', () => {
+  const history = new Script().opened(0).done(10, 'a').plan('b').submitted(200, 'b').received(9_000, 'b');
+  history.answered(9_050, 'b').viewed(9_060, 'b', seen('succeeded', 'yes', 9_055));
+  expectOnly(history, 'V4', /waited 8795 ms/);
+});
+
 describe('V5', () => {
   const uncertain = (state: string, history = new Script()): Script =>
     history
@@ -404,6 +410,16 @@ describe('V6', () => {
       .viewed(60, 'a', seen('succeeded', 'yes', 56, { attempts: 2 }))
       .viewed(61, 'b', seen('succeeded', 'yes', 46));
     expectOnly(history, 'V6', /b was accepted after a/);
+  });
+
+  test('two commands of a lane are out at the same time', () => {
+    const history = new Script()
+      .opened(0)
+      .plan('a', { reaction: { kind: 'silence' } })
+      .plan('b');
+    history.submitted(10, 'a').submitted(20, 'b').received(30, 'a').received(40, 'b').answered(45, 'b');
+    history.viewed(60, 'b', seen('succeeded', 'yes', 46)).viewed(5_100, 'a', seen('timed_out', 'maybe', 5_030));
+    expectOnly(history, 'V6', /b was sent while a of the same lane was out/);
   });
 
   test('lanes do not wait for each other', () => {

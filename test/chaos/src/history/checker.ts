@@ -5,10 +5,11 @@
  *       has been told of the newer (I1, I3)
  *  V3   succeeded: received, and answered with success before; executed no, refused or cancelled: never received (I4)
  *  V4   every accepted command ends in time, stays readable, and its end changes only by a late answer; nothing expires beside an
- *       undisturbed device that is there (I4)
+ *       undisturbed device that is there, or waits long for it while its lane is free (I4)
  *  V5   `unknown` and `timed_out` have a cause: the device did not answer in time, or a disturbance that may blur; at most one command per
  *       lane and disturbance; a late answer is recorded (I4)
- *  V6   in one lane, what was accepted later is first received after the last receipt of what was accepted earlier (I6)
+ *  V6   in one lane, what was accepted later is first received after the last receipt of what was accepted earlier, and when that has been
+ *       answered or given up (I6, a window of one)
  *  V11  one id per key, one command per id (I4.3)
  *
  *  What nobody can know (a submit without an answer) is held against nobody: it constrains no order and needs no end. */
@@ -79,6 +80,8 @@ const END_GRACE_MS = 15_000;
 const RECOVERY_MS = 20_000;
 /** A device that was there for so long, undisturbed, gets what waits for it. */
 const SERVED_WITHIN_MS = 20_000;
+/** What may start does so within it: the first call of a session, a hint that was lost, and some slack. */
+const STALL_MS = 6_000;
 /** How much later than it was told the timers of a loaded machine may fire. */
 const SLACK_MS = 1_000;
 
@@ -94,6 +97,7 @@ export function check(history: History): Violation[] {
     ...checkBlur(scene),
     ...checkSockets(scene),
     ...checkOrder(scene),
+    ...checkPace(scene),
     ...checkIds(scene),
   ];
 }
@@ -287,28 +291,67 @@ function checkSockets({ receipts, traces, sockets, disturbances }: Scene): Viola
   return violations;
 }
 
-function checkOrder({ traces }: Scene): Violation[] {
-  const lanes = new Map<string, Trace[]>();
-  for (const trace of traces) {
-    const { command, receipts } = trace;
-    // Direct calls stand beside the lanes, and what was direct first took its place later.
-    if (command.mode !== 'queue' || receipts.length === 0) continue;
-    const lane = `${command.device} ${command.lane}`;
-    const members = lanes.get(lane);
-    if (members === undefined) lanes.set(lane, [trace]);
-    else members.push(trace);
-  }
+/** Received commands of each lane, in the order of their first receipt. Direct calls stand beside the lanes, and what was direct first took its
+ *  place later. */
+function lanesOf({ traces }: Scene): Trace[][] {
+  const received = traces.filter(({ command, receipts }) => command.mode === 'queue' && receipts.length > 0);
+  const lanes = Map.groupBy(received, ({ command }) => `${command.device} ${command.lane}`);
+  return [...lanes.values()].map((lane) => lane.sort((a, b) => firstOf(a).atMs - firstOf(b).atMs));
+}
+
+function firstOf({ receipts }: Trace): EntryOf<'receive'> {
+  return receipts[0] as EntryOf<'receive'>;
+}
+
+function checkOrder(scene: Scene): Violation[] {
   const violations: Violation[] = [];
-  for (const lane of lanes.values()) {
+  for (const lane of lanesOf(scene)) {
     for (const earlier of lane) {
       const lastReceipt = earlier.receipts.at(-1);
       for (const later of lane) {
-        const firstReceipt = later.receipts[0];
-        if (lastReceipt === undefined || firstReceipt === undefined) continue;
-        if (earlier.acceptedByMs >= later.acceptedFromMs || lastReceipt.atMs < firstReceipt.atMs) continue;
+        if (lastReceipt === undefined || earlier.acceptedByMs >= later.acceptedFromMs) continue;
+        if (lastReceipt.atMs < firstOf(later).atMs) continue;
         const { device, marker } = earlier.command;
         const what = `${later.command.marker} was accepted after ${marker} and received before it`;
         violations.push({ check: 'V6', device, markers: [marker, later.command.marker], what });
+      }
+    }
+  }
+  return violations;
+}
+
+/** Until when a command occupies its lane, if nothing disturbs: its answer, or its time is over. */
+function occupiedUntilMs({ command, receipts, answers }: Trace): number {
+  const lastMs = receipts.at(-1)?.atMs ?? 0;
+  const answer = answers.find(({ atMs }) => atMs >= lastMs);
+  return Math.min(answer?.atMs ?? Number.POSITIVE_INFINITY, lastMs + command.timeoutMs);
+}
+
+function checkPace(scene: Scene): Violation[] {
+  const violations: Violation[] = [];
+  for (const lane of lanesOf(scene)) {
+    for (const [i, trace] of lane.entries()) {
+      const { device, marker } = trace.command;
+      const first = firstOf(trace);
+      const sessionMs = scene.sockets.get(device)?.find(({ socket }) => socket === first.socket)?.fromMs ?? 0;
+      const before = lane.slice(0, i).filter(({ receipts }) => receipts.at(-1)?.socket === first.socket);
+      const freeMs = Math.max(sessionMs, ...before.map((each) => occupiedUntilMs(each)));
+      const disturbances = disturbing(scene, device, 0, first.atMs);
+      const calmMs = Math.max(0, ...disturbances.map(({ toMs }) => toMs));
+      const waitedMs = Math.round(first.atMs - Math.max(trace.acceptedByMs, freeMs, calmMs));
+      if (waitedMs > STALL_MS) {
+        const what = `waited ${waitedMs} ms, although its device was there and its lane free`;
+        violations.push({ check: 'V4', device, markers: [marker], what });
+      }
+      const out = before.at(-1);
+      const since = out?.receipts.at(-1)?.atMs ?? 0;
+      if (
+        out !== undefined &&
+        first.atMs < freeMs - SLACK_MS &&
+        disturbing(scene, device, since, first.atMs).length === 0
+      ) {
+        const what = `${marker} was sent while ${out.command.marker} of the same lane was out`;
+        violations.push({ check: 'V6', device, markers: [out.command.marker, marker], what });
       }
     }
   }

@@ -66,12 +66,22 @@ export interface Plan {
 const LATECOMERS = 5;
 const ABSENTEES = 12;
 
+/** This share of the commands comes in bursts, so that something waits in the lanes when a fault comes. */
+const IN_BURSTS = 0.6;
+const BURST_INTERVAL_MS = 1_000;
+
 const TIMEOUT_MS = 5_000;
+/** Some may take so long that a lane which is not freed by a take-over stands still for all to see (D19). */
+const PATIENT = 0.4;
+const PATIENT_TIMEOUT_MS = 20_000;
 /** The shortest that the API takes, for those who will not answer in time. */
 const SHORT_TIMEOUT_MS = 1_000;
 const TTL_MS = 60_000;
 const ABSENT_TTL_MS = { from: 1_500, to: 4_000 };
 const ANSWER_MS = { from: 5, to: 200 };
+/** Of one in this many, so that some are out whenever something happens. */
+const LONG_ANSWERS = 4;
+const LONG_ANSWER_MS = { from: 200, to: 1_000 };
 const LATE_MS = { from: 1_300, to: 2_600 };
 const MAX_ATTEMPTS = 3;
 
@@ -87,9 +97,12 @@ export function planRun({ seed, commands, devices, edges, loadMs, mutes = 0, mix
   });
   const [first, ...rest] = planned;
   if (first === undefined) throw new RangeError('a run needs devices');
-  const drawn = Array.from({ length: commands }, (_, i) =>
-    drawCommand(`m${seed}-${i}`, chance.pick([first, ...rest]), Math.floor(chance.next() * loadMs), shares, chance),
-  );
+  const drawn = Array.from({ length: commands }, (_, i) => {
+    const atMs = Math.floor(chance.next() * loadMs);
+    const burstMs = Math.floor(atMs / BURST_INTERVAL_MS) * BURST_INTERVAL_MS;
+    const device = chance.pick([first, ...rest]);
+    return drawCommand(`m${seed}-${i}`, device, chance.is(IN_BURSTS) ? burstMs : atMs, shares, chance);
+  });
   return { devices: planned, commands: drawn.sort((a, b) => a.atMs - b.atMs) };
 }
 
@@ -100,7 +113,7 @@ function drawCommand(marker: string, device: PlannedDevice, atMs: number, mix: M
   const method = repeatable && chance.is(0.7) ? 'GET' : 'PUT';
   const absent = device.comesAtMs === undefined;
   const reaction = device.mute ? ({ kind: 'silence' } as const) : drawReaction(mix, chance);
-  const slow = reaction.kind === 'silence' || reaction.afterMs > ANSWER_MS.to;
+  const slow = reaction.kind === 'silence' || reaction.afterMs >= LATE_MS.from;
   const lane: Lane = chance.is(mix.urgent) ? 'urgent' : 'normal';
   const key = mode !== 'direct' && chance.is(mix.keyed) ? `key-${marker}` : undefined;
   const copies = key !== undefined && chance.is(mix.twice) ? 2 : 1;
@@ -112,7 +125,7 @@ function drawCommand(marker: string, device: PlannedDevice, atMs: number, mix: M
     method,
     retrySafe: repeatable && method !== 'GET',
     maxAttempts: repeatable ? MAX_ATTEMPTS : 1,
-    timeoutMs: slow ? SHORT_TIMEOUT_MS : TIMEOUT_MS,
+    timeoutMs: slow ? SHORT_TIMEOUT_MS : mode === 'queue' && chance.is(PATIENT) ? PATIENT_TIMEOUT_MS : TIMEOUT_MS,
     ttlMs: absent ? chance.between(ABSENT_TTL_MS.from, ABSENT_TTL_MS.to) : TTL_MS,
     waitMs: mode === 'queue' && chance.is(mix.waiting) ? 2_000 : 0,
     key,
@@ -136,5 +149,6 @@ function drawReaction(mix: Mix, chance: Chance): Reaction {
     return { kind: 'answer', success: true, afterMs: chance.between(LATE_MS.from, LATE_MS.to) };
   }
   const success = drawn >= mix.silent + mix.late + mix.error;
-  return { kind: 'answer', success, afterMs: chance.between(ANSWER_MS.from, ANSWER_MS.to) };
+  const { from, to } = chance.is(1 / LONG_ANSWERS) ? LONG_ANSWER_MS : ANSWER_MS;
+  return { kind: 'answer', success, afterMs: chance.between(from, to) };
 }

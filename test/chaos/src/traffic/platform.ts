@@ -120,9 +120,15 @@ export class Platform {
     const why = `${status} ${String(body.error ?? body.state ?? '')}`;
     // A direct call has ended with its answer, whatever the status; its record, if it has one, is read like others.
     const direct = command.mode === 'direct' || (command.mode === 'direct-then-queue' && status !== 202);
+    const view = viewOf(body);
+    // Certainly not written: nothing of it is left, and its key is free for another try.
+    if (direct && view.state === 'failed' && view.executed === 'no') {
+      recorder.log({ kind: 'submit.fail', marker, call, why });
+      return 'refused';
+    }
     if (id !== undefined && (status < 300 || (direct && body.state !== undefined))) {
       const ended = typeof body.state === 'string' && isEnded(body.state);
-      recorder.log({ kind: 'submit.ok', marker, call, id, view: ended ? viewOf(body) : undefined });
+      recorder.log({ kind: 'submit.ok', marker, call, id, view: ended ? view : undefined });
       if (command.mode !== 'direct') this.#ids.set(marker, id);
       return 'accepted';
     }
