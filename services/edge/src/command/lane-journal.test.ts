@@ -16,7 +16,7 @@ const answered = (bytes: number): AttemptEnd => ({
 });
 
 function rig() {
-  const state = { isAway: false, isConfirmed: true, nowMs: 0, tries: 0 };
+  const state = { isAway: false, nowMs: 0, tries: 0 };
   const taken: string[] = [];
   const heard: string[] = [];
   const told: EndedCommand[] = [];
@@ -28,7 +28,6 @@ function rig() {
   };
   const journal = new LaneJournal({
     line: { settle: async (_code, id) => await take(id), giveBack: async (_code, id) => await take(id) },
-    confirmed: async () => state.isConfirmed,
     bounds: BOUNDS,
     monotonicMs: () => state.nowMs,
     ended: (command) => told.push(command),
@@ -73,22 +72,6 @@ test('an end that the store did not take is told again until it does, then whoev
   await pass(UNHEARD_REPEAT_MS);
   expect([taken, heard, journal.size]).toEqual([['a', 'b'], ['a', 'b'], 0]);
   expect(told.map(({ id }) => id)).toEqual(['a', 'b']);
-});
-
-test('an end that no replica has taken is told again until one has; what was given back is not', async () => {
-  const { state, taken, heard, report, settle, pass } = rig();
-  state.isConfirmed = false;
-  report('a');
-  report('b', 'not_written');
-  await settle();
-  expect([taken, heard]).toEqual([['a', 'b'], ['b']]);
-  await pass(UNHEARD_REPEAT_MS);
-  state.isConfirmed = true;
-  await pass(UNHEARD_REPEAT_MS);
-  expect([taken, heard]).toEqual([
-    ['a', 'b', 'a', 'a'],
-    ['b', 'a'],
-  ]);
 });
 
 test('what waits for the store is bounded in number, bytes and time; the oldest goes first and is given up', async () => {

@@ -1,4 +1,4 @@
-/** Tells the lanes how attempts ended, until they and a replica have heard it. What fails because the store is away is kept and repeated, in paced batches;
+/** Tells the lanes how attempts ended, until they have heard it. What fails because the store is away is kept and repeated, in paced batches;
  *  the store takes each end once, whatever arrives twice.
  *  Bounded in number, bytes of answers and time; the oldest go first. The store gives a forgotten attempt up by
  *  itself, as something that nobody knows, which is then the truth (I4).
@@ -28,8 +28,6 @@ export interface AttemptReport {
 
 export interface LaneJournalOptions {
   readonly line: Pick<LaneLine, 'settle' | 'giveBack'>;
-  /** Has a replica what was written for this device? Never rejects. */
-  readonly confirmed: (code: DeviceCode) => Promise<boolean>;
   /** Of what is kept. */
   readonly bounds: { readonly ends: number; readonly bytes: number; readonly ageMs: number };
   readonly monotonicMs: () => number;
@@ -90,7 +88,7 @@ export class LaneJournal {
   }
 
   private async send({ attempt, end }: AttemptReport): Promise<boolean> {
-    const { line, confirmed, ended, log } = this.options;
+    const { line, ended, log } = this.options;
     const { code, id, epoch, attempt: number } = attempt;
     try {
       const result =
@@ -98,8 +96,7 @@ export class LaneJournal {
           ? await line.giveBack(code, id, epoch, number)
           : await line.settle(code, id, epoch, number, end);
       if (result.status === 'settled') ended(result.ended);
-      // Else a failover would forget what somebody was told. What was given back may be forgotten: then it is given up, as written perhaps.
-      return end === undefined || (await confirmed(code));
+      return true;
     } catch (error) {
       log.debug({ err: error, id }, 'lane.end_not_heard');
       return false;

@@ -71,8 +71,7 @@ export class Lanes implements LaneHost, Part {
     this.barrier = new ReplicaBarrier(this.connection, config.LAPI_CONFIRM_COMMANDS === 'auto' && isReplicated);
     const ended = (command: EndedCommand): void => this.tell(command);
     const bounds = { ends: MAX_UNHEARD_ENDS, bytes: MAX_UNHEARD_BYTES, ageMs: UNHEARD_END_MS };
-    const confirmed = (code: DeviceCode): Promise<boolean> => this.confirmed(code);
-    this.journal = new LaneJournal({ line: this.store, confirmed, bounds, monotonicMs, ended, metrics, log });
+    this.journal = new LaneJournal({ line: this.store, bounds, monotonicMs, ended, metrics, log });
   }
 
   async start(): Promise<void> {
