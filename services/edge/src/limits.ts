@@ -64,6 +64,12 @@ export const LANE_PAUSE_MS = 1_000;
 export const MAX_UNHEARD_ENDS = 50_000;
 export const MAX_UNHEARD_BYTES = 64 * 1024 * 1024;
 export const UNHEARD_END_MS = 600_000;
+/** Ends that the store has taken, told again after it may have fallen back: as long as a failover takes, several times over. */
+export const MAX_HEARD_ENDS = 20_000;
+export const MAX_HEARD_BYTES = 32 * 1024 * 1024;
+export const HEARD_END_MS = 60_000;
+/** How often the names of the masters are compared, ms. */
+export const MASTERS_LOOK_MS = 1_000;
 /** Repeated in batches of this size, so often, ms. */
 export const UNHEARD_BATCH = 200;
 export const UNHEARD_REPEAT_MS = 500;

@@ -7,6 +7,7 @@ import { createEdgeMetrics } from '../metrics.ts';
 import { LaneJournal } from './lane-journal.ts';
 
 const BOUNDS = { ends: 3, bytes: 1_000, ageMs: 60_000 };
+const HEARD = { ends: 2, bytes: 500, ageMs: 10_000 };
 const TIMED_OUT: AttemptEnd = { kind: 'timed_out' };
 const answered = (bytes: number): AttemptEnd => ({
   kind: 'answered',
@@ -28,7 +29,8 @@ function rig() {
   };
   const journal = new LaneJournal({
     line: { settle: async (_code, id) => await take(id), giveBack: async (_code, id) => await take(id) },
-    bounds: BOUNDS,
+    unheard: BOUNDS,
+    heard: HEARD,
     monotonicMs: () => state.nowMs,
     ended: (command) => told.push(command),
     metrics: createEdgeMetrics(createMetrics('edge')),
@@ -103,4 +105,47 @@ test('a stop tells the store once more what it has not heard, then lets go', asy
   report('c');
   await journal.stop();
   expect([taken, heard, journal.size]).toEqual([['b', 'a'], ['b', 'a', 'c'], 0]);
+});
+
+test('a store that may have fallen back is told again what it had taken lately, and whoever waited hears it once (I4)', async () => {
+  const { state, taken, heard, journal, report, settle, pass } = rig();
+  report('a');
+  report('b', 'not_written');
+  await settle();
+  expect([taken, heard]).toEqual([
+    ['a', 'b'],
+    ['a', 'b'],
+  ]);
+  journal.tellAgain();
+  state.isAway = true;
+  await pass(0);
+  expect(taken).toHaveLength(2);
+  state.isAway = false;
+  await pass(UNHEARD_REPEAT_MS);
+  expect([taken, heard, journal.size]).toEqual([['a', 'b', 'a', 'b'], ['a', 'b'], 0]);
+  // It may fall back once more.
+  journal.tellAgain();
+  await pass(0);
+  expect(taken).toHaveLength(6);
+});
+
+test('what the store has taken is remembered within bounds of number, bytes and time', async () => {
+  const { taken, journal, report, settle, pass } = rig();
+  const again = async (): Promise<string[]> => {
+    taken.length = 0;
+    journal.tellAgain();
+    await pass(0);
+    return [...taken];
+  };
+  for (let i = 0; i <= HEARD.ends; i++) report(`n${i}`);
+  await settle();
+  expect(await again()).toEqual(['n1', 'n2']);
+  report('large', answered(HEARD.bytes));
+  await settle();
+  expect(await again()).toEqual(['n2', 'large']);
+  report('straw', answered(1));
+  await settle();
+  expect(await again()).toEqual(['straw']);
+  await pass(HEARD.ageMs);
+  expect(await again()).toEqual([]);
 });

@@ -1,5 +1,7 @@
 /** Tells the lanes how attempts ended, until they have heard it. What fails because the store is away is kept and repeated, in paced batches;
  *  the store takes each end once, whatever arrives twice.
+ *  What it has taken is remembered for a while and told again when the store may have fallen back (another master, a restart): a failover
+ *  forgets what no replica had, and an end must not become a guess by that (I4).
  *  Bounded in number, bytes of answers and time; the oldest go first. The store gives a forgotten attempt up by
  *  itself, as something that nobody knows, which is then the truth (I4).
  *  Not done here: what an end means for the next command (lane-runner.ts). */
@@ -28,25 +30,79 @@ export interface AttemptReport {
 
 export interface LaneJournalOptions {
   readonly line: Pick<LaneLine, 'settle' | 'giveBack'>;
-  /** Of what is kept. */
-  readonly bounds: { readonly ends: number; readonly bytes: number; readonly ageMs: number };
+  /** Of what the store has not taken. */
+  readonly unheard: JournalBounds;
+  /** Of what it has taken. */
+  readonly heard: JournalBounds;
   readonly monotonicMs: () => number;
   readonly ended: (command: EndedCommand) => void;
   readonly metrics: EdgeMetrics;
   readonly log: Log;
 }
 
+export interface JournalBounds {
+  readonly ends: number;
+  readonly bytes: number;
+  readonly ageMs: number;
+}
+
 interface Entry {
   readonly report: AttemptReport;
   readonly sinceMs: number;
   readonly bytes: number;
+  isHeard: boolean;
+}
+
+/** Entries by age, the oldest first. */
+class Shelf {
+  private readonly entries = new Set<Entry>();
+  private bytes = 0;
+
+  get size(): number {
+    return this.entries.size;
+  }
+
+  has(entry: Entry): boolean {
+    return this.entries.has(entry);
+  }
+
+  first(count: number): Entry[] {
+    const found: Entry[] = [];
+    for (const entry of this.entries) {
+      if (found.length === count) break;
+      found.push(entry);
+    }
+    return found;
+  }
+
+  add(entry: Entry): void {
+    if (this.entries.has(entry)) return;
+    this.entries.add(entry);
+    this.bytes += entry.bytes;
+  }
+
+  delete(entry: Entry): void {
+    if (this.entries.delete(entry)) this.bytes -= entry.bytes;
+  }
+
+  /** Takes out what exceeds the bounds. */
+  prune({ ends, bytes, ageMs }: JournalBounds, nowMs: number): Entry[] {
+    const gone: Entry[] = [];
+    for (const entry of this.entries) {
+      const isOver = this.entries.size > ends || this.bytes > bytes || entry.sinceMs + ageMs <= nowMs;
+      if (!isOver) break;
+      this.delete(entry);
+      gone.push(entry);
+    }
+    return gone;
+  }
 }
 
 export class LaneJournal {
   private readonly options: LaneJournalOptions;
-  private readonly kept = new Set<Entry>();
+  private readonly unheard = new Shelf();
+  private readonly heard = new Shelf();
   private readonly underWay = new Set<Promise<void>>();
-  private keptBytes = 0;
   private repeating: Promise<void> | undefined;
   private repeatAtMs = 0;
 
@@ -54,19 +110,32 @@ export class LaneJournal {
     this.options = options;
   }
 
+  /** Ends that the store has not taken. */
   get size(): number {
-    return this.kept.size;
+    return this.unheard.size;
   }
 
   /** Sends it in this tick: what is asked of the same connection afterwards finds it done. */
   report(report: AttemptReport): void {
-    const sending = this.first(report).finally(() => this.underWay.delete(sending));
+    const bytes = report.end?.kind === 'answered' ? report.end.body.byteLength : 0;
+    const entry = { report, sinceMs: this.options.monotonicMs(), bytes, isHeard: false };
+    const sending = this.first(entry).finally(() => this.underWay.delete(sending));
     this.underWay.add(sending);
+  }
+
+  /** The store may have forgotten its last writes: what it was told lately is told again. */
+  tellAgain(): void {
+    for (const entry of this.heard.first(this.heard.size)) {
+      this.heard.delete(entry);
+      this.unheard.add(entry);
+    }
+    this.repeatAtMs = 0;
   }
 
   /** Repeats what is due. */
   look(nowMs: number): void {
-    if (this.kept.size === 0 || this.repeating !== undefined || nowMs < this.repeatAtMs) return;
+    this.heard.prune(this.options.heard, nowMs);
+    if (this.unheard.size === 0 || this.repeating !== undefined || nowMs < this.repeatAtMs) return;
     this.repeatAtMs = nowMs + UNHEARD_REPEAT_MS;
     this.repeating = this.repeat().finally(() => {
       this.repeating = undefined;
@@ -78,13 +147,20 @@ export class LaneJournal {
     await Promise.all(this.underWay);
     await this.repeating;
     await this.repeat();
-    if (this.kept.size > 0) this.options.log.warn({ ends: this.kept.size }, 'lane.ends_given_up');
-    for (const entry of [...this.kept]) this.drop(entry);
+    if (this.unheard.size > 0) this.options.log.warn({ ends: this.unheard.size }, 'lane.ends_given_up');
+    for (const entry of this.unheard.first(this.unheard.size)) {
+      this.unheard.delete(entry);
+      hear(entry);
+    }
   }
 
-  private async first(report: AttemptReport): Promise<void> {
-    if (await this.send(report)) report.heard();
-    else this.keep(report);
+  private async first(entry: Entry): Promise<void> {
+    if (await this.send(entry.report)) {
+      this.wasHeard(entry);
+      return;
+    }
+    this.unheard.add(entry);
+    this.forget();
   }
 
   private async send({ attempt, end }: AttemptReport): Promise<boolean> {
@@ -103,44 +179,40 @@ export class LaneJournal {
     }
   }
 
-  private keep(report: AttemptReport): void {
-    const bytes = report.end?.kind === 'answered' ? report.end.body.byteLength : 0;
-    const { bounds, monotonicMs } = this.options;
-    const entry = { report, sinceMs: monotonicMs(), bytes };
-    this.kept.add(entry);
-    this.keptBytes += bytes;
-    for (const oldest of this.kept) {
-      if (this.kept.size <= bounds.ends && this.keptBytes <= bounds.bytes) break;
-      this.forget(oldest);
-    }
-  }
-
   /** Goes on for as long as everything gets through. */
   private async repeat(): Promise<void> {
-    const { bounds, monotonicMs } = this.options;
-    for (const entry of this.kept) {
-      if (entry.sinceMs + bounds.ageMs > monotonicMs()) break;
-      this.forget(entry);
-    }
-    while (this.kept.size > 0) {
-      const batch = [...this.kept].slice(0, UNHEARD_BATCH);
+    this.forget();
+    while (this.unheard.size > 0) {
+      const batch = this.unheard.first(UNHEARD_BATCH);
       const sent = await Promise.all(batch.map((entry) => this.send(entry.report)));
       for (const [i, entry] of batch.entries()) {
         // It may have been forgotten meanwhile.
-        if (sent[i] === true && this.kept.has(entry)) this.drop(entry);
+        if (sent[i] !== true || !this.unheard.has(entry)) continue;
+        this.unheard.delete(entry);
+        this.wasHeard(entry);
       }
       if (!sent.includes(true)) return;
     }
   }
 
-  private forget(entry: Entry): void {
-    this.options.metrics.laneForgotten.inc();
-    this.drop(entry);
+  private wasHeard(entry: Entry): void {
+    hear(entry);
+    this.heard.add(entry);
+    this.heard.prune(this.options.heard, this.options.monotonicMs());
   }
 
-  private drop(entry: Entry): void {
-    this.kept.delete(entry);
-    this.keptBytes -= entry.bytes;
-    entry.report.heard();
+  private forget(): void {
+    const { unheard, monotonicMs, metrics } = this.options;
+    for (const entry of this.unheard.prune(unheard, monotonicMs())) {
+      // What the store had taken once is told again as a precaution only.
+      if (!entry.isHeard) metrics.laneForgotten.inc();
+      hear(entry);
+    }
   }
+}
+
+function hear(entry: Entry): void {
+  if (entry.isHeard) return;
+  entry.isHeard = true;
+  entry.report.heard();
 }

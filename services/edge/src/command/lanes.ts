@@ -11,6 +11,7 @@ import {
   type ConnectionEvent,
   closeConnection,
   type Keyspace,
+  masterOf,
   openConnection,
   parseRedisUrl,
   type RedisClock,
@@ -22,7 +23,16 @@ import type { Part } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import type { EdgeConfig } from '../config.ts';
 import type { Session } from '../device/session.ts';
-import { BEGIN_NOT_AFTER_MS, MAX_UNHEARD_BYTES, MAX_UNHEARD_ENDS, UNHEARD_END_MS } from '../limits.ts';
+import {
+  BEGIN_NOT_AFTER_MS,
+  HEARD_END_MS,
+  MASTERS_LOOK_MS,
+  MAX_HEARD_BYTES,
+  MAX_HEARD_ENDS,
+  MAX_UNHEARD_BYTES,
+  MAX_UNHEARD_ENDS,
+  UNHEARD_END_MS,
+} from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import { AttemptMemory } from './attempt-memory.ts';
 import { type AttemptReport, LaneJournal } from './lane-journal.ts';
@@ -56,6 +66,8 @@ export class Lanes implements LaneHost, Part {
   private readonly journal: LaneJournal;
   private readonly written = new AttemptMemory();
   private readonly steps = new Set<Promise<void>>();
+  private masters = '';
+  private mastersLookMs = 0;
 
   constructor(options: LanesOptions) {
     this.options = options;
@@ -63,15 +75,19 @@ export class Lanes implements LaneHost, Part {
     const url = config.REDIS_URL;
     const isReplicated = parseRedisUrl(url).kind !== 'standalone';
     this.window = config.LAPI_LANE_WINDOW;
-    this.connection = openConnection({ url, commandTimeoutMs: COMMAND_TIMEOUT_MS }, 'state', onEvent);
+    this.connection = openConnection({ url, commandTimeoutMs: COMMAND_TIMEOUT_MS }, 'state', (event, facts) => {
+      onEvent(event, facts);
+      if (event === 'redis.ready') this.journal.tellAgain();
+    });
     this.store = new RedisLaneStore(this.connection, keyspace, {
       streamMaxLength: config.LAPI_STREAM_MAX_LENGTH,
       keepMs: config.LAPI_COMMAND_KEEP_SECONDS * 1_000,
     });
     this.barrier = new ReplicaBarrier(this.connection, config.LAPI_CONFIRM_COMMANDS === 'auto' && isReplicated);
     const ended = (command: EndedCommand): void => this.tell(command);
-    const bounds = { ends: MAX_UNHEARD_ENDS, bytes: MAX_UNHEARD_BYTES, ageMs: UNHEARD_END_MS };
-    this.journal = new LaneJournal({ line: this.store, bounds, monotonicMs, ended, metrics, log });
+    const unheard = { ends: MAX_UNHEARD_ENDS, bytes: MAX_UNHEARD_BYTES, ageMs: UNHEARD_END_MS };
+    const heard = { ends: MAX_HEARD_ENDS, bytes: MAX_HEARD_BYTES, ageMs: HEARD_END_MS };
+    this.journal = new LaneJournal({ line: this.store, unheard, heard, monotonicMs, ended, metrics, log });
   }
 
   async start(): Promise<void> {
@@ -91,6 +107,13 @@ export class Lanes implements LaneHost, Part {
   }
 
   look(nowMs: number): void {
+    if (nowMs >= this.mastersLookMs) {
+      this.mastersLookMs = nowMs + MASTERS_LOOK_MS;
+      const masters = this.masterNames();
+      // A Cluster replaces one master without a word to its connections.
+      if (masters !== this.masters && this.masters !== '') this.journal.tellAgain();
+      this.masters = masters;
+    }
     this.journal.look(nowMs);
     this.options.metrics.laneUnheard.set(this.journal.size);
   }
@@ -147,6 +170,12 @@ export class Lanes implements LaneHost, Part {
     const { metrics } = this.options;
     if (event === 'end') metrics.laneEnds.inc({ outcome: name });
     else metrics.laneGiveBacks.inc({ reason: name });
+  }
+
+  private masterNames(): string {
+    const { keyspace } = this.options;
+    const names = Array.from({ length: keyspace.shards }, (_, shard) => masterOf(this.connection, keyspace.due(shard)));
+    return [...new Set(names)].sort().join();
   }
 
   /** A hint to the process that waits for the end: at most once. */

@@ -161,6 +161,15 @@ describe('a good history has no violation', () => {
     expect(found(history)).toEqual([]);
   });
 
+  test('a repeatable command that was received once, waited for its next attempt, and expired as perhaps executed', () => {
+    const history = new Script()
+      .plan('a', { method: 'GET', maxAttempts: 3 })
+      .submitted(10, 'a')
+      .received(20, 'a')
+      .viewed(60, 'a', seen('expired', 'maybe', 55, { attempts: 1 }));
+    expect(check(history)).toEqual([]);
+  });
+
   test('a repeatable command that was received again, and one uncertain command per lane and disturbance', () => {
     const history = new Script()
       .plan('again', { method: 'GET', maxAttempts: 3 })
@@ -247,6 +256,23 @@ describe('V2', () => {
 });
 
 describe('V3', () => {
+  test('a once-only command is said to have expired, and perhaps to have been executed', () => {
+    const history = new Script()
+      .plan('a', { method: 'PUT', maxAttempts: 1 })
+      .submitted(10, 'a')
+      .viewed(60, 'a', seen('expired', 'maybe', 55, { attempts: 1 }));
+    expectOnly(history, 'V3', /expired, but executed maybe/);
+  });
+
+  test('a repeatable command that was received and then expired denies it', () => {
+    const history = new Script()
+      .plan('a', { method: 'GET', maxAttempts: 3 })
+      .submitted(10, 'a')
+      .received(20, 'a')
+      .viewed(60, 'a', seen('expired', 'no', 55, { attempts: 1 }));
+    expectOnly(history, 'V3', /expired, executed no, but received/);
+  });
+
   test('succeeded, and the device knows nothing of it', () => {
     const history = new Script()
       .plan('a')

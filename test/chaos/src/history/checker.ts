@@ -139,7 +139,9 @@ function checkTruth({ command, receipts, answers, views, refused, cancelled }: T
   const violations: Violation[] = [];
   const found = (what: string): void => void violations.push({ check: 'V3', device, markers: [marker], what });
   if (refused && receipts.length > 0) found('refused, but received');
-  if (cancelled && receipts.length > 0) found('cancelled, but received');
+  // Between two attempts a repeatable command waits like others, and what is said of its end must not deny the first.
+  const isRepeatable = command.maxAttempts > 1;
+  if (cancelled && receipts.length > 0 && !isRepeatable) found('cancelled, but received');
   const told = new Set<string>();
   for (const { atMs, view } of views) {
     if (view === undefined || !isEnded(view.state)) continue;
@@ -164,8 +166,8 @@ function checkTruth({ command, receipts, answers, views, refused, cancelled }: T
     if (state === 'failed' && executed === 'yes' && !answers.some(({ success }) => !success)) {
       found('failed by the device, but the device answered success');
     }
-    if ((state === 'expired' || state === 'cancelled') && executed !== 'no')
-      found(`${state}, but executed ${executed}`);
+    const isUnsent = executed === 'no' || (executed === 'maybe' && isRepeatable);
+    if ((state === 'expired' || state === 'cancelled') && !isUnsent) found(`${state}, but executed ${executed}`);
     if (isUncertain(state) && executed !== 'maybe') found(`${state}, but executed ${executed}`);
   }
   return violations;
