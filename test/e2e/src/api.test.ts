@@ -84,6 +84,7 @@ describe.concurrent('provisioning', () => {
       type: '',
       profile: 'default',
       tags: [],
+      firmware: '',
       enabled: true,
       hasNextSecret: false,
       revision,
@@ -91,7 +92,13 @@ describe.concurrent('provisioning', () => {
       updatedAt: expect.stringMatching(/Z$/),
     });
 
-    const body = { profile: 'nvr', type: 'nvr', tags: ['site-7', 'hall b', 'site-7b'], nextSecret: newSecret() };
+    const body = {
+      profile: 'nvr',
+      type: 'nvr',
+      tags: ['site-7', 'hall b', 'site-7b'],
+      firmware: 'B3',
+      nextSecret: newSecret(),
+    };
     const changed = await broker.api(path, { method: 'PUT', body, service: 1 });
     expect(changed.status).toBe(200);
     expect(changed.json()).toMatchObject({ status: 'updated' });
@@ -101,6 +108,7 @@ describe.concurrent('provisioning', () => {
       profile: 'nvr',
       type: 'nvr',
       tags: ['hall b', 'site-7', 'site-7b'],
+      firmware: 'B3',
       enabled: false,
       hasNextSecret: true,
     });
@@ -450,7 +458,8 @@ describe.concurrent('problems', () => {
       ['/v1/devices', 'DELETE', 'GET'],
       ['/v1/nodes', 'POST', 'GET'],
       ['/v1/events', 'POST', 'GET'],
-      [`${pathOf(newCode())}/commands`, 'GET', 'POST'],
+      [`${pathOf(newCode())}/commands`, 'PUT', 'POST'],
+      ['/v1/jobs', 'PUT', 'POST'],
     ] as const) {
       const answer = await broker.api(path, { method });
       expectProblem(answer, 405, 'method_not_allowed');
