@@ -322,6 +322,9 @@ Try
   Call a device
   curl -H "Authorization: Bearer $KEY" ${apiUrl}/v1/devices/${code}${DEVICE_FACTS_PATH}
 
+  Queue a command, for when the device is there
+  curl -X POST -H "Authorization: Bearer $KEY" ${apiUrl}/v1/devices/${code}/commands -d '{"mode":"queue","method":"GET","url":"/LAPI/V1.0/System/DeviceInfo"}'
+
   List devices
   curl -H "Authorization: Bearer $KEY" '${apiUrl}/v1/devices?limit=5'
 
