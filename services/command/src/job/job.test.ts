@@ -21,6 +21,7 @@ it('what is kept of a target comes back as it was', () => {
     .map((status) => Object.fromEntries(Object.entries(status).filter(([, value]) => value !== undefined)));
   fc.assert(
     fc.property(statuses, (status) => {
+      // Object.fromEntries forgets the names of its members.
       expect(decodeTarget(encodeTarget(status as unknown as TargetStatus))).toEqual(status);
     }),
   );
