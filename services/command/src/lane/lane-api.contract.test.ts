@@ -164,7 +164,8 @@ describe('mode queue', () => {
     expect(answer.status).toBe(200);
     expect(answer.text).toContain(`"response":${text}`);
     expect(answer.body).toMatchObject({ state: 'succeeded', executed: 'yes', responseBytes: text.length });
-    expect(performance.now() - startedMs).toBeLessThan(1_000);
+    // Long before the time that it may wait.
+    expect(performance.now() - startedMs).toBeLessThan(8_000);
     expect((await read(answer.body.id)).text).toBe(answer.text);
   });
 
@@ -203,7 +204,8 @@ describe('mode queue', () => {
     await line.settle(code, id, epoch, attempt, answered);
     const startedMs = performance.now();
     expect((await waiting).body).toMatchObject({ id, state: 'succeeded' });
-    expect(performance.now() - startedMs).toBeLessThan(2_000);
+    // Long before the time that it may wait.
+    expect(performance.now() - startedMs).toBeLessThan(12_000);
   });
 
   it('expires unsent at its time, with executed no, though nobody looks at the lane (timer or sweep)', async () => {
