@@ -16,7 +16,11 @@
  *  lapi:{s07}:codes                   zset    for ever             provisioning         listing (score 0, byte order)
  *  lapi:{s07}:tag:<tag>               zset    until empty          provisioning         listing
  *  lapi:{s07}:type:<type>             zset    until empty          provisioning         listing
- *  lapi:{s07}:events                  stream  bounded by length    edge, claim, release, reap   command
+ *  lapi:{s07}:events                  stream  bounded by age and bytes  edge, command, lane and ownership scripts   command    entries are <ms>-<number in this shard, from 1>
+ *  lapi:{s07}:events:count            hash    for ever             whoever appends      whoever appends   n entries ever added · b bytes ever added · t ms of the last · m bytes at the last mark
+ *  lapi:{s07}:events:marks            zset    as the entries       whoever appends      whoever trims     entry id → bytes added up to it; coarse
+ *  lapi:{s07}:group:<key>             hash    as the group         group scripts        command    see services/command/src/group/group.lua, as for the five below
+ *  lapi:{s07}:group:<key>:ready|out|next|dead   zset, :item :body  hash   as the group   group scripts   group scripts
  *  lapi:{s07}:lane:<code>             hash    while a command waits or is out   lane scripts   lane scripts; claim asks whether it exists
  *      fields: see libs/lane/src/redis/lane.lua, as for the records
  *  lapi:{s07}:normal:<code> urgent:<code>  zset  while one waits   lane scripts         lane scripts   id → place
@@ -33,6 +37,12 @@
  *  lapi:{jobs}:all                    zset    bounded by number    command              command    job → ms of creation
  *  lapi:{jobs}:active                 zset    until its end        command              command    job → ms when somebody must look
  *  lapi:{jobs}:key:<sha256>           string  24 h                 command              command    id of the job and hash of the request
+ *  lapi:{groups}:group:<name>         hash    until deleted        command              command    spec (JSON) key owner created status
+ *  lapi:{groups}:all                  zset    bounded by number    command              command    name (score 0)
+ *  lapi:{g:<key>}:permits             zset    while events are out command              command    permit → ms when it lapses
+ *  lapi:{webhooks}:webhook:<id>       hash    until deleted        command              command    see services/command/src/webhook/redis-webhook-store.ts
+ *  lapi:{webhooks}:all                zset    bounded by number    command              command    id (score 0)
+ *  lapi:{webhooks}:log:<id>           list    bounded by number    command              command    attempts of delivery, newest first
  *  lapi:node:<node>                   hash    lease (10 s)         edge                 edge, command    inc address version started sessions rate lag phase beat
  *  lapi:nodes                         zset    until forgotten      edge                 command    <node>.<inc> → last beat, ms of Redis time
  *  lapi:apikey:<sha256>               hash    until revoked        command              command    id name scopes created
@@ -63,6 +73,14 @@ export interface Keyspace {
   tag(shard: number, tag: string): string;
   type(shard: number, type: string): string;
   events(shard: number): string;
+  /** Of a durable group: the hash of its place in the shard; its other keys begin with this and a colon. */
+  group(shard: number, key: string): string;
+  groupSpec(name: string): string;
+  groups(): string;
+  groupPermits(key: string): string;
+  webhook(id: string): string;
+  webhooks(): string;
+  webhookLog(id: string): string;
   lane(code: DeviceCode): string;
   waitingIn(lane: 'normal' | 'urgent', code: DeviceCode): string;
   clock(code: DeviceCode): string;
@@ -128,6 +146,13 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     tag: (shard, tag) => `${tagOf(shard)}tag:${tag}`,
     type: (shard, type) => `${tagOf(shard)}type:${type}`,
     events: (shard) => `${tagOf(shard)}events`,
+    group: (shard, key) => `${tagOf(shard)}group:${key}`,
+    groupSpec: (name) => `${prefix}:{groups}:group:${name}`,
+    groups: () => `${prefix}:{groups}:all`,
+    groupPermits: (key) => `${prefix}:{g:${key}}:permits`,
+    webhook: (id) => `${prefix}:{webhooks}:webhook:${id}`,
+    webhooks: () => `${prefix}:{webhooks}:all`,
+    webhookLog: (id) => `${prefix}:{webhooks}:log:${id}`,
     lane: (code) => `${inShard(code)}lane:${code}`,
     waitingIn: (lane, code) => `${inShard(code)}${lane}:${code}`,
     clock: (code) => `${inShard(code)}clock:${code}`,

@@ -20,11 +20,13 @@ export function eventOf(code: string, seq: number, data = '{}'): EventRecord {
     kind: 'alarm.MotionAlarmOn',
     url: '/LAPI/V1.0/System/Event/Notification/Alarm',
     at: 1_700_000_000_000 + seq,
+    receivedAt: 1_700_000_000_500 + seq,
     epoch: 4_503_599_627_370_497 as Epoch,
     session: '',
     seq,
     tags: ['site-a', 'größe'],
     dedupKey: `${code}-${seq}`,
+    images: '',
     data: Buffer.from(data),
   };
 }

@@ -9,8 +9,10 @@ export interface EventRecord {
   readonly kind: string;
   /** The device's RequestURL; empty for presence. */
   readonly url: string;
-  /** When the broker received it, ms since the epoch. Presence: Redis time of the change. */
+  /** When it happened, ms since the epoch: by the device's own clock where it sent a readable time, else as `receivedAt`. */
   readonly at: number;
+  /** When the broker received it, ms since the epoch. Presence and the like: Redis time of the change. */
+  readonly receivedAt: number;
   readonly epoch: Epoch;
   readonly session: SessionId | '';
   /** Counts the events of one session from 1, in arrival order; 0 for presence. */
@@ -18,18 +20,24 @@ export interface EventRecord {
   readonly tags: readonly string[];
   /** Key for consumers that drop repeats (protocol 11.5); empty when the device sent nothing to build it from. */
   readonly dedupKey: string;
+  /** JSON text of the list of pictures that were taken out of `data` (see image.ts of this package); empty when there are none. */
+  readonly images: string;
   /** JSON text. */
   readonly data: Uint8Array;
 }
 
 /** Flat field/value list for XADD. Names are short because every event pays for them.
- *  c code · k kind · u url · t at · e epoch · s session · n seq · g tags (comma-joined) · q dedup key · d data */
+ *  c code · k kind · u url · t receivedAt · o at, when another · e epoch · s session · n seq · g tags (comma-joined) · q dedup key ·
+ *  i images, when there are any · d data */
 export function toStreamFields(event: EventRecord): (string | Buffer)[] {
-  return [
-    'c', event.code, 'k', event.kind, 'u', event.url, 't', String(event.at), 'e', String(event.epoch), 's', event.session,
+  const fields = [
+    'c', event.code, 'k', event.kind, 'u', event.url, 't', String(event.receivedAt), 'e', String(event.epoch), 's', event.session,
     'n', String(event.seq), 'g', event.tags.join(','), 'q', event.dedupKey,
     'd', Buffer.from(event.data.buffer, event.data.byteOffset, event.data.byteLength),
   ]; // biome-ignore format: pairs read better side by side
+  if (event.at !== event.receivedAt) fields.push('o', String(event.at));
+  if (event.images !== '') fields.push('i', event.images);
+  return fields;
 }
 
 /** Inverse of `toStreamFields`; unknown fields are ignored, absent ones get their empty value (an older or newer writer). */
@@ -42,12 +50,14 @@ export function fromStreamFields(fields: readonly Buffer[]): EventRecord {
     code: text('c') as DeviceCode,
     kind: text('k'),
     url: text('u'),
-    at: Number(text('t')),
+    at: Number(found.get('o') ?? text('t')),
+    receivedAt: Number(text('t')),
     epoch: Number(text('e')) as Epoch,
     session: text('s') as SessionId | '',
     seq: Number(text('n')),
     tags: tags === '' ? [] : tags.split(','),
     dedupKey: text('q'),
+    images: text('i'),
     data: found.get('d') ?? Buffer.from('{}'),
   };
 }

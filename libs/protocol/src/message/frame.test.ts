@@ -144,11 +144,13 @@ const events = fc.record({
   kind: fc.constantFrom('structure', 'alarm.MotionAlarmOn', 'presence.online'),
   url: fc.string({ unit: 'grapheme' }),
   at: fc.nat({ max: 4e12 }),
+  receivedAt: fc.nat({ max: 4e12 }),
   epoch: epochs,
   session: fc.constantFrom('' as const, 's1' as SessionId),
   seq: fc.nat(),
   tags: fc.array(fc.stringMatching(/^[a-z0-9-]{1,8}$/), { maxLength: 4 }),
   dedupKey: fc.string({ unit: 'grapheme' }),
+  images: fc.constantFrom('', '[{"path":"/StructureInfo/ImageInfoList/0/Data"}]'),
   data: bodies,
 });
 
@@ -168,11 +170,13 @@ test('fields an older writer did not know get their empty value', () => {
     kind: '',
     url: '',
     at: 0,
+    receivedAt: 0,
     epoch: 0,
     session: '',
     seq: 0,
     tags: [],
     dedupKey: '',
+    images: '',
     data: Buffer.from('{}'),
   });
 });

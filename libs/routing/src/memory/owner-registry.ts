@@ -259,11 +259,13 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
       kind,
       url: '',
       at: Math.floor(now),
+      receivedAt: Math.floor(now),
       epoch,
       session,
       seq: 0,
       tags,
       dedupKey: '',
+      images: '',
       data: Buffer.from(data),
     });
   }

@@ -24,11 +24,13 @@ export function createAnnouncer({ stream, nowMs, onFailure }: AnnouncerParts): A
       kind,
       url: '',
       at,
+      receivedAt: at,
       epoch: NO_EPOCH,
       session: '',
       seq: 0,
       tags: [],
       dedupKey,
+      images: '',
     } as const;
     stream.append({ ...event, data: Buffer.from(JSON.stringify(data)) }).catch(onFailure);
   };

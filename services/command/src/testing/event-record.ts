@@ -8,11 +8,13 @@ export function record(part: Partial<EventRecord> = {}): EventRecord {
     kind: 'alarm.MotionAlarmOn',
     url: '/LAPI/V1.0/System/Event/Notification/Alarm',
     at: 0,
+    receivedAt: 0,
     epoch: 1 as Epoch,
     session: '',
     seq: 1,
     tags: [],
     dedupKey: '',
+    images: '',
     data: Buffer.from('{}'),
     ...part,
   };

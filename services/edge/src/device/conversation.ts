@@ -141,11 +141,13 @@ export class Conversation {
       kind: notification.kind,
       url: call.url,
       at: nowMs,
+      receivedAt: nowMs,
       epoch: session.epoch,
       session: session.id,
       seq: ++session.eventSeq,
       tags: session.tags,
       dedupKey: dedupKeyOf(session.code, call.url, notification.fields),
+      images: '',
       // A copy: the message's bytes are gone when this callback returns (E8).
       data: call.data === undefined ? EMPTY_DATA : Buffer.from(call.data),
     };
