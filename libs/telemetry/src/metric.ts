@@ -36,6 +36,13 @@ export interface Metrics {
   gauge<const L extends string>(name: string, help: string, labels: readonly L[]): Gauge<L>;
   /** A gauge whose value is asked for at each scrape. */
   observed(name: string, help: string, read: () => number): void;
+  /** One gauge with a value for each of what is there at the scrape; what is not there any more shows nothing. */
+  observedEach<const L extends string>(
+    name: string,
+    help: string,
+    labels: readonly L[],
+    read: () => Iterable<readonly [labels: LabelValues<L>, value: number]>,
+  ): void;
   /** `buckets`: upper bounds; when absent, seconds from 0.5 ms to 60 s. */
   histogram(name: string, help: string, labels?: readonly [], buckets?: readonly number[]): Histogram;
   histogram<const L extends string>(
@@ -176,6 +183,22 @@ export function createMetrics(service: string): Metrics {
         registers: [registry],
         collect() {
           this.set(read());
+        },
+      });
+    },
+    observedEach(name, help, labels, read) {
+      new PromGauge({
+        name,
+        help,
+        labelNames: [...labels],
+        registers: [registry],
+        collect() {
+          this.reset();
+          let series = 0;
+          for (const [values, value] of read()) {
+            if (++series > MAX_SERIES) return;
+            this.set(values, value);
+          }
         },
       });
     },
