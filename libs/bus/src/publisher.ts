@@ -45,6 +45,7 @@ export class Publisher {
   #due: Batch[] = [];
   #flush: NodeJS.Immediate | undefined;
   #stopped: boolean = false;
+  readonly #settled = deferred<void>();
   readonly #notSent = Promise.resolve(NOT_SENT);
 
   /** `send` gets all batches of a tick, in order, and must call `settle` once for each, at once or later. */
@@ -78,13 +79,17 @@ export class Publisher {
       this.counts.notSentFrames += frames;
     }
     batch.resolve(result);
+    if (this.#stopped && this.counts.waitingBytes === 0) this.#settled.resolve();
   }
 
-  /** What was collected in this tick still goes to the transport. Idempotent. */
-  stop(): void {
-    if (this.#stopped) return;
-    this.#stopped = true;
-    this.#sendAll();
+  /** What was collected in this tick still goes to the transport. Resolves when all of it is settled. Idempotent. */
+  stop(): Promise<void> {
+    if (!this.#stopped) {
+      this.#stopped = true;
+      this.#sendAll();
+      if (this.counts.waitingBytes === 0) this.#settled.resolve();
+    }
+    return this.#settled.promise;
   }
 
   #begin(channel: string): Batch {

@@ -13,6 +13,8 @@ export type PublishResult =
   | { readonly status: 'not_sent' };
 
 export interface Subscription {
+  /** Nothing that was counted as received is dropped by it: `onFrame` is called for all of that before this resolves, and nobody is counted
+   *  afterwards. Only a connection that is lost meanwhile takes frames along. Idempotent. */
   close(): Promise<void>;
 }
 

@@ -136,6 +136,49 @@ export function pubSubContract(name: string, openSubject: () => Promise<PubSubUn
       expect(frames).toBe(0);
     });
 
+    test('what was counted as received before a subscription closed has been heard, however many frames meet its end', async () => {
+      const [publisher, subscriber] = [open(), open()];
+      for (let round = 0; round < 20; round++) {
+        const channel = newChannel();
+        const heard = new Set<number>();
+        const subscription = await subscriber.subscribe(channel, (frame) => heard.add(frame.readUInt32BE(0)), ignore);
+        const received: number[] = [];
+        let sent = 0;
+        let closed: boolean = false;
+        const send = async (): Promise<void> => {
+          const number = sent++;
+          const frame = Buffer.alloc(4);
+          frame.writeUInt32BE(number, 0);
+          const result = await publisher.publish(channel, frame);
+          if (result.status === 'published' && result.receivers > 0) received.push(number);
+        };
+        const sending: Promise<void>[] = [];
+        while (!closed) {
+          sending.push(send());
+          await new Promise(setImmediate);
+          if (sent === 20) void subscription.close().then(() => (closed = true));
+        }
+        await Promise.all(sending);
+        expect(received.length).toBeGreaterThan(0);
+        expect([...heard]).toEqual(received);
+      }
+    });
+
+    test('a stop resolves when what was given before has left and its fate is known', async () => {
+      const [publisher, subscriber] = [open(), open()];
+      const channel = newChannel();
+      let frames = 0;
+      await subscriber.subscribe(channel, () => frames++, ignore);
+      const results = [
+        publisher.publish(channel, Buffer.alloc(100)),
+        publisher.publish(channel, Buffer.alloc(2_000_000)),
+      ];
+      await publisher.stop();
+      expect(publisher.counts).toMatchObject({ publishedFrames: 2, waitingBytes: 0 });
+      for (const result of results) expect(await result).toEqual({ status: 'published', receivers: 1 });
+      await waitFor(() => frames === 2, ARRIVAL);
+    });
+
     test('beyond the bound on waiting bytes a frame is not sent, and none before it is lost', async () => {
       const pubsub = open({ maxWaitingBytes: 5 * (4 + 100) });
       const channel = newChannel();

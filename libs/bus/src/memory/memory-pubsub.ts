@@ -62,8 +62,8 @@ export class MemoryPubSub implements PubSub {
   }
 
   async stop(): Promise<void> {
-    this.#publisher.stop();
     await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
+    await this.#publisher.stop();
   }
 
   #deliver(batch: Batch): void {

@@ -1,6 +1,6 @@
 /** What the bus over Redis does when Redis restarts, hangs, fails over, moves slots or forgets. Real servers, real signals. */
 
-import { startRedis, startRedisCluster, startRedisSentinel, waitFor } from '@lapi-broker/fixture';
+import { startRedis, startRedisCluster, startRedisSentinel, startTcpProxy, waitFor } from '@lapi-broker/fixture';
 import type { DeviceCode } from '@lapi-broker/protocol';
 import {
   closeConnection,
@@ -9,6 +9,7 @@ import {
   openConnection,
   type RedisConnection,
   ready,
+  withDeadline,
 } from '@lapi-broker/redis';
 import { afterEach, expect, test } from 'vitest';
 import { devicesOf, eventOf } from '../contract/event-stream.ts';
@@ -47,7 +48,6 @@ function openStream(state: RedisConnection, keyspace: Keyspace, appendTimeoutMs?
   const stream = new RedisEventStream({
     state,
     keyspace,
-    maxLength: 100_000,
     ...(appendTimeoutMs === undefined ? {} : { appendTimeoutMs }),
   });
   cleanups.push(() => stream.stop());
@@ -138,6 +138,44 @@ test('frames of foreign and cut batches are counted and dropped; the next batch 
   expect(pubsub.counts.droppedBatches).toBe(3);
 });
 
+test('a subscription that closes while frames are on their way hears them first', async () => {
+  const server = await startRedis();
+  const publisher = openPubSub(await connect(server));
+  const proxy = await startTcpProxy({ target: { port: server.port } });
+  cleanups.push(() => proxy.stop());
+  const state = openConnection({ url: `redis://127.0.0.1:${proxy.port}`, commandTimeoutMs: 5_000 }, 'state');
+  cleanups.push(() => closeConnection(state));
+  await ready(state, 10_000);
+  const pubsub = openPubSub(state, { pingIntervalMs: 60_000, pingTimeoutMs: 10_000 });
+  const frames: string[] = [];
+  const subscription = await pubsub.subscribe(
+    'inbox',
+    (frame) => frames.push(frame.toString()),
+    () => undefined,
+  );
+  proxy.pause('down');
+  expect(await publisher.publish('inbox', Buffer.from('late'))).toEqual({ status: 'published', receivers: 1 });
+  const closing = subscription.close();
+  proxy.heal();
+  await closing;
+  expect(frames).toEqual(['late']);
+  expect(await publisher.publish('inbox', Buffer.from('too late'))).toEqual({ status: 'published', receivers: 0 });
+});
+
+test('a subscription closes on a server that hangs, too', async () => {
+  const server = await startRedis();
+  const pubsub = openPubSub(await connect(server), { pingIntervalMs: 60_000, pingTimeoutMs: 300 });
+  const subscription = await pubsub.subscribe(
+    'inbox',
+    () => undefined,
+    () => undefined,
+  );
+  await server.kill('SIGSTOP');
+  await withDeadline(subscription.close(), 10_000);
+  expect(pubsub.trustworthy()).toBe(false);
+  await server.kill('SIGCONT');
+});
+
 test('a subscriber on a server that became a replica leaves it, because publications there are not counted (3.3)', async () => {
   const [server, other] = [await startRedis(), await startRedis()];
   cleanups.push(() => other.stop());
@@ -207,11 +245,12 @@ test('a stream that lost its end is announced, and what was written below our po
 
   // What a promoted replica that was six entries and three seconds behind looks like.
   const kept = ids.slice(0, 4);
-  const forgetful = ['return redis.call("DEL", KEYS[1])', '1', key] as const;
+  const forgetful = ['return redis.call("DEL", KEYS[1], KEYS[2])', '2', key, `${key}:count`] as const;
   await server.command('EVAL', ...forgetful);
   for (const [seq, id] of kept.entries()) await addAs(server, key, id, seq);
   const late = `${(ids[4] ?? '').split('-')[0]}-${Number((ids[4] ?? '').split('-')[1])}`;
   await addAs(server, key, late, 100);
+  await server.command('HSET', `${key}:count`, 'n', 5, 't', Number.parseInt(late, 10));
   await cutReaders(server);
 
   await waitFor(() => heard.length >= 11, within(5000, 'the entry of the new history'));
@@ -319,6 +358,7 @@ test('a slot that moves under load takes channel and stream along, in order and 
   await waitFor(() => stored === seq, within(10_000, 'all appends'));
   await waitFor(() => heard.length >= seq, within(10_000, 'all entries'));
   expect(heard).toEqual(Array.from({ length: seq }, (_, i) => i));
+  expect(await stream.bounds(shard)).toMatchObject({ added: seq, length: seq });
   expect(await pubsub.publish(channel, Buffer.from('x'))).toEqual({ status: 'published', receivers: 1 });
 });
 

@@ -26,7 +26,7 @@ import { DEFAULT_LIMITS } from '../limits.ts';
 import { type Batch, NOT_SENT, Publisher, type PublisherLimits } from '../publisher.ts';
 import type { PublishResult, PubSub, PubSubCounts, Subscription } from '../pubsub.ts';
 import { Receiver } from '../receiver.ts';
-import { type Attachment, assertMaster, attach } from './attachment.ts';
+import { assertMaster, attach } from './attachment.ts';
 
 export interface RedisPubSubOptions {
   /** Opened by openConnection; stays its owner's to close. Connections for subscribers are opened and closed here. */
@@ -48,6 +48,8 @@ const PING_SLACK_MS = 500;
 interface Link {
   /** When the last answered ROLE was sent; undefined while not subscribed. */
   checkedMs: number | undefined;
+  /** Resolves when the server has confirmed, and so all that it sent before has been heard. Undefined while not subscribed. */
+  unsubscribe: (() => Promise<unknown>) | undefined;
 }
 
 export class RedisPubSub implements PubSub {
@@ -59,7 +61,8 @@ export class RedisPubSub implements PubSub {
   readonly #monotonicMs: () => number;
   readonly #publisher: Publisher;
   readonly #receiver: Receiver;
-  readonly #links = new Map<Link, Attachment>();
+  /** How each is closed. */
+  readonly #links = new Map<Link, () => Promise<void>>();
   #stopped: boolean = false;
 
   constructor(options: RedisPubSubOptions) {
@@ -85,7 +88,7 @@ export class RedisPubSub implements PubSub {
     if (this.#stopped) throw new BrokerError('broker_unavailable', 'The bus is stopped.');
     if (this.#links.size >= MAX_SUBSCRIPTIONS)
       throw new BrokerError('internal', 'Too many subscriptions in one process.');
-    const link: Link = { checkedMs: undefined };
+    const link: Link = { checkedMs: undefined, unsubscribe: undefined };
     const confirmed = deferred<void>();
     let first = true;
     const onSubscribed = (): void => {
@@ -106,14 +109,17 @@ export class RedisPubSub implements PubSub {
           });
         } finally {
           link.checkedMs = undefined;
+          link.unsubscribe = undefined;
         }
       },
     });
-    this.#links.set(link, attachment);
     const close = async (): Promise<void> => {
+      // What is on its way was counted as received. Without the confirmation in time the connection is as good as lost.
+      await link.unsubscribe?.().catch(() => undefined);
       this.#links.delete(link);
       await attachment.close();
     };
+    this.#links.set(link, close);
     try {
       await withDeadline(confirmed.promise, this.#subscribeTimeoutMs);
     } catch (cause) {
@@ -131,12 +137,11 @@ export class RedisPubSub implements PubSub {
     return this.#links.size > 0;
   }
 
-  /** Closes all subscriptions; frames that wait still go out. Idempotent. */
+  /** Closes all subscriptions, whose last frames may still be replied to; frames that wait still go out. Idempotent. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#publisher.stop();
-    await Promise.all([...this.#links.values()].map((attachment) => attachment.close()));
-    this.#links.clear();
+    await Promise.all([...this.#links.values()].map((close) => close()));
+    await this.#publisher.stop();
   }
 
   #sendAll(batches: readonly Batch[]): void {
@@ -191,6 +196,8 @@ export class RedisPubSub implements PubSub {
     // ROLE again, now that the subscription stands: a demotion in between would have gone unnoticed until the next ping.
     await assertMaster(node, this.#pingTimeoutMs);
     link.checkedMs = checkedMs;
+    link.unsubscribe = () =>
+      withDeadline(sharded ? node.sunsubscribe(channel) : node.unsubscribe(channel), this.#pingTimeoutMs);
     onSubscribed();
     while (!lost.aborted) {
       await delay(this.#pingIntervalMs, undefined, { signal: lost });

@@ -1,4 +1,4 @@
-import { MemoryPubSub } from '@lapi-broker/bus';
+import { MemoryPubSub, type PubSub } from '@lapi-broker/bus';
 import {
   type CommandFrame,
   type DeviceCode,
@@ -11,7 +11,7 @@ import {
 } from '@lapi-broker/protocol';
 import { createKeyspace, RedisClock } from '@lapi-broker/redis';
 import { createLog, createMetrics } from '@lapi-broker/telemetry';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import type { Session } from '../device/session.ts';
 import { SessionTable } from '../device/session-table.ts';
 import { REMEMBERED_COMMAND_IDS } from '../limits.ts';
@@ -30,9 +30,22 @@ afterEach(async () => {
   for (const release of releases.splice(0)) await release();
 });
 
+function commandFrame(id: number, from = 'a', over: Partial<CommandFrame> = {}): Buffer {
+  return encodeCommandFrame({
+    id,
+    replyTo: from as InstanceId,
+    code: CODE,
+    epoch: EPOCH,
+    deadlineMs: NOW_MS + 5_000,
+    method: 'GET',
+    url: '/LAPI/V1.0/X',
+    body: Buffer.alloc(0),
+    ...over,
+  });
+}
+
 /** An inbox with one open session, which keeps the calls that it is given. */
-async function rig() {
-  const pubsub = new MemoryPubSub();
+function inboxOn(pubsub: PubSub) {
   const calls: Call[] = [];
   const session = { code: CODE, epoch: EPOCH, isOpen: true, leaving: false, submit: (call: Call) => calls.push(call) };
   const sessions = new SessionTable();
@@ -51,6 +64,12 @@ async function rig() {
     metrics: createEdgeMetrics(createMetrics('edge')),
     log: createLog({ service: 'edge', level: 'silent' }),
   });
+  return { inbox, calls };
+}
+
+async function rig() {
+  const pubsub = new MemoryPubSub();
+  const { inbox, calls } = inboxOn(pubsub);
   await inbox.listenAs(NODE);
   const replies: ReplyFrame[] = [];
   for (const instance of ['a', 'b']) {
@@ -68,20 +87,7 @@ async function rig() {
     () => pubsub.stop(),
   );
   const send = async (id: number, from = 'a', over: Partial<CommandFrame> = {}): Promise<void> => {
-    await pubsub.publish(
-      keyspace.inbox(NODE),
-      encodeCommandFrame({
-        id,
-        replyTo: from as InstanceId,
-        code: CODE,
-        epoch: EPOCH,
-        deadlineMs: NOW_MS + 5_000,
-        method: 'GET',
-        url: '/LAPI/V1.0/X',
-        body: Buffer.alloc(0),
-        ...over,
-      }),
-    );
+    await pubsub.publish(keyspace.inbox(NODE), commandFrame(id, from, over));
   };
   return { send, calls, replies };
 }
@@ -164,4 +170,40 @@ test("the device's answer comes back byte by byte, without our Cseq (E11)", asyn
   await expect.poll(() => replies.length).toBe(1);
   expect(replies[0]).toMatchObject({ id: 9, outcome: 'answered', written: true, success: true, responseCode: 0 });
   expect(Buffer.from(replies[0]?.body ?? []).toString()).toBe('{"ResponseCode":0,"Data":{"n":1.0e5}}');
+});
+
+/** A bus whose last frame comes in while its subscription closes, and that takes nothing from then on. */
+class ClosingBus extends MemoryPubSub {
+  readonly given: ReplyFrame[] = [];
+
+  override async subscribe(_channel: string, onFrame: (frame: Buffer) => void) {
+    return {
+      close: async () => onFrame(commandFrame(1, 'a', { epoch: 6 as Epoch })),
+    };
+  }
+
+  override trustworthy(): boolean {
+    return true;
+  }
+
+  override async publish(_channel: string, frame: Uint8Array) {
+    const reply = decodeReplyFrame(Buffer.from(frame));
+    if (reply !== undefined) this.given.push(reply);
+    return { status: 'not_sent' } as const;
+  }
+}
+
+test('a command that comes in while the inbox stops is refused, and nothing is left to be repeated', async () => {
+  vi.useFakeTimers();
+  try {
+    const bus = new ClosingBus();
+    const { inbox } = inboxOn(bus);
+    await inbox.listenAs(NODE);
+    await inbox.stop();
+    expect(bus.given).toMatchObject([{ id: 1, outcome: 'stale_owner', written: false }]);
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(bus.given).toHaveLength(1);
+  } finally {
+    vi.useRealTimers();
+  }
 });

@@ -154,6 +154,7 @@ export class Inbox {
   private readonly taken = new TakenIds();
   private readonly repeats = new Set<NodeJS.Timeout>();
   private subscription: Subscription | undefined;
+  private stopped = false;
 
   constructor(options: InboxOptions) {
     this.options = options;
@@ -170,12 +171,14 @@ export class Inbox {
     await previous?.close();
   }
 
+  /** What is on its way is still taken, so that its sender hears that nothing was written. */
   async stop(): Promise<void> {
-    for (const timer of this.repeats) clearTimeout(timer);
-    this.repeats.clear();
     const subscription = this.subscription;
     this.subscription = undefined;
     await subscription?.close();
+    this.stopped = true;
+    for (const timer of this.repeats) clearTimeout(timer);
+    this.repeats.clear();
   }
 
   /** An answer of a device. */
@@ -194,7 +197,8 @@ export class Inbox {
    *  counted there and dropped. */
   private async deliver(channel: string, frame: Buffer, attempt: number): Promise<void> {
     const result = await this.options.pubsub.publish(channel, frame);
-    if (result.status === 'published' || attempt >= REPLY_ATTEMPTS || this.repeats.size >= MAX_REPEATED_REPLIES) return;
+    if (result.status === 'published' || this.stopped) return;
+    if (attempt >= REPLY_ATTEMPTS || this.repeats.size >= MAX_REPEATED_REPLIES) return;
     const timer = setTimeout(() => {
       this.repeats.delete(timer);
       void this.deliver(channel, frame, attempt + 1);
