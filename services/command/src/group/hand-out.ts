@@ -2,7 +2,7 @@
  *  events. Whatever is taken and cannot be given is put back at once, or by its ack deadline when that fails.
  *  One shard that cannot be reached holds up only itself; all of them: rejects with `broker_unavailable`. */
 
-import type { EventStream } from '@lapi-broker/bus';
+import type { EventStream, StreamEntry } from '@lapi-broker/bus';
 import type { EventRecord } from '@lapi-broker/protocol';
 import type { EventFilter } from '../event/filter.ts';
 import { OutgoingEvent } from '../event/outgoing-event.ts';
@@ -10,7 +10,7 @@ import { comparePositions, eventId, type Position, parsePosition } from '../even
 import { type HandOut, toAckId } from './ack-id.ts';
 import { advanceOver, readGap, share } from './advance.ts';
 import type { Delivery, Group, GroupMessage } from './group.ts';
-import type { GroupStore, Look, Taken } from './group-store.ts';
+import type { Advance, GroupStore, Look, Taken } from './group-store.ts';
 
 export interface HandOutParts {
   readonly store: GroupStore;
@@ -33,6 +33,8 @@ const MAX_PAGE_ENTRIES = 512;
 const PAGE_BYTES = 512 * 1024;
 /** Until pages have told better. */
 const FIRST_GUESS_BYTES = 16 * 1024;
+/** Least part of a page that is taken to match. */
+const MIN_MATCHING = 1 / 64;
 /** Of one call; the first event is given whatever its size. */
 const MAX_BYTES = 8 * 2 ** 20;
 /** A shard whose place was moved by another process meanwhile. */
@@ -45,30 +47,38 @@ interface Found {
   readonly bytes: number;
 }
 
+/** Of one group in one process. */
 export class HandOuts {
   readonly #parts: HandOutParts;
+  readonly #group: Group;
+  readonly #filter: EventFilter;
   #entryBytes = FIRST_GUESS_BYTES;
+  #matching = 1;
 
-  constructor(parts: HandOutParts) {
+  constructor(parts: HandOutParts, group: Group, filter: EventFilter) {
     this.#parts = parts;
+    this.#group = group;
+    this.#filter = filter;
   }
 
-  async next(group: Group, filter: EventFilter, max: number): Promise<HandedOut> {
+  async next(max: number): Promise<HandedOut> {
     const { store } = this.#parts;
+    const group = this.#group;
     const beginning = this.#parts.newPermit();
     const { given, againMs } = await store.permit(group, max, beginning);
     if (given === 0) return { deliveries: [], againMs };
     const permits = Array.from({ length: given }, (_, i) => `${beginning}${i + 1}`);
     try {
-      return await this.#withPermits(group, filter, permits);
+      return await this.#withPermits(permits);
     } finally {
       // Those that were used have left the list.
       await store.giveBack(group, permits);
     }
   }
 
-  async #withPermits(group: Group, filter: EventFilter, permits: string[]): Promise<HandedOut> {
+  async #withPermits(permits: string[]): Promise<HandedOut> {
     const { store } = this.#parts;
+    const group = this.#group;
     const shards = Array.from({ length: store.shards }, (_, shard) => shard);
     const looks = await settled(shards.map((shard) => store.look(shard, group)));
     const wants = looks.map((look) => (look === undefined ? 0 : look.ready + backlogOf(look)));
@@ -77,7 +87,7 @@ export class HandOuts {
       shards.map(async (shard) => {
         const look = looks[shard];
         const wanted = shares[shard] ?? 0;
-        return look === undefined || wanted === 0 ? [] : await this.#takeFrom(shard, group, filter, look, wanted);
+        return look === undefined || wanted === 0 ? [] : await this.#takeFrom(shard, look, wanted);
       }),
     );
     const found = taken.flatMap((each) => each ?? []);
@@ -94,18 +104,19 @@ export class HandOuts {
       const permit = permits.pop() as string;
       deliveries.push({ ackId: toAckId(group.key, { ...handOut, permit }), attempt: handOut.attempt, message });
     }
-    for (const handOut of tooMuch) await this.#putBack(group, handOut);
+    for (const handOut of tooMuch) await this.#putBack(handOut);
     if (deliveries.length > 0) return { deliveries, againMs: 0 };
     const due = looks.flatMap((look) => look?.dueMs ?? []);
     const more = wants.some((want) => want > 0);
     return { deliveries, againMs: more ? MOVED_AGAIN_MS : due.length === 0 ? undefined : Math.min(...due) };
   }
 
-  async #takeFrom(shard: number, group: Group, filter: EventFilter, look: Look, wanted: number): Promise<Found[]> {
+  async #takeFrom(shard: number, look: Look, wanted: number): Promise<Found[]> {
     const { store, stream } = this.#parts;
+    const group = this.#group;
     const read = new Map<string, EventRecord>();
     const taken: Taken[] = [];
-    const take = async (advance: Parameters<GroupStore['take']>[4]): Promise<boolean> => {
+    const take = async (advance: Advance | undefined): Promise<boolean> => {
       const some = await store.take(shard, group, wanted - taken.length, group.ackDeadlineMs, advance);
       if (some !== 'moved') taken.push(...some);
       return some !== 'moved';
@@ -115,25 +126,22 @@ export class HandOuts {
     let room = backlogOf(look) === 0 ? 0 : MAX_OPEN - look.open;
     const lastNumber = parsePosition(look.last).seq;
     for (let pages = 0; pages < MAX_PAGES && taken.length < wanted && place.number < lastNumber && room > 0; pages++) {
-      const page = await stream.read(shard, place.id, this.#pageEntries());
-      this.#learn(page.map((entry) => entry.event));
-      const advance = advanceOver(place, page, look.last, filter, Math.min(room, wanted - taken.length));
+      const missing = Math.min(room, wanted - taken.length);
+      const page = await stream.read(shard, place.id, this.#pageEntries(missing));
+      const advance = advanceOver(place, page, look.last, this.#filter, missing);
+      this.#learn(page, advance);
       for (const entry of page) read.set(entry.id, entry.event);
       if (!(await take(advance))) break;
       room -= advance.matched.length;
       place = { id: advance.to, number: advance.number };
     }
-    return await this.#bring(shard, group, taken, read);
+    return await this.#bring(shard, taken, read);
   }
 
   /** The events of what was taken. What is gone meanwhile becomes a gap, for a later call. */
-  async #bring(
-    shard: number,
-    group: Group,
-    taken: readonly Taken[],
-    read: ReadonlyMap<string, EventRecord>,
-  ): Promise<Found[]> {
+  async #bring(shard: number, taken: readonly Taken[], read: ReadonlyMap<string, EventRecord>): Promise<Found[]> {
     const { store } = this.#parts;
+    const group = this.#group;
     const absent = taken
       .map(({ member }) => member)
       .filter((member) => readGap(member) === undefined && !read.has(member));
@@ -167,19 +175,25 @@ export class HandOuts {
   }
 
   /** Never rejects: by its ack deadline it comes back anyway. */
-  async #putBack(group: Group, { shard, member, attempt }: HandOut): Promise<void> {
-    await this.#parts.store.settle(shard, group, { type: 'release' }, [{ member, attempt }]).catch(() => undefined);
+  async #putBack({ shard, member, attempt }: HandOut): Promise<void> {
+    await this.#parts.store
+      .settle(shard, this.#group, { type: 'release' }, [{ member, attempt }])
+      .catch(() => undefined);
   }
 
-  #pageEntries(): number {
-    return Math.max(1, Math.min(MAX_PAGE_ENTRIES, Math.floor(PAGE_BYTES / this.#entryBytes)));
+  /** As many as should bring `wanted` matches. */
+  #pageEntries(wanted: number): number {
+    const fitting = Math.min(MAX_PAGE_ENTRIES, Math.floor(PAGE_BYTES / this.#entryBytes));
+    return Math.max(1, Math.min(fitting, Math.ceil(wanted / this.#matching)));
   }
 
-  #learn(events: readonly EventRecord[]): void {
-    if (events.length === 0) return;
-    const bytes = events.reduce((sum, event) => sum + event.data.length + 256, 0) / events.length;
+  #learn(page: readonly StreamEntry[], { to, matched }: Advance): void {
+    if (page.length === 0) return;
+    const bytes = page.reduce((sum, { event }) => sum + event.data.length + 256, 0) / page.length;
     // Up at once, down slowly: one page too many costs less than one page too large.
     this.#entryBytes = bytes > this.#entryBytes ? bytes : this.#entryBytes * 0.7 + bytes * 0.3;
+    const looked = page.findIndex(({ id }) => id === to) + 1;
+    this.#matching = Math.max(MIN_MATCHING, this.#matching * 0.7 + (matched.length / looked) * 0.3);
   }
 }
 

@@ -66,7 +66,6 @@ export interface GroupCounts {
 
 interface Known {
   readonly group: Group;
-  readonly filter: EventFilter;
   readonly line: GroupLine;
   atMs: number;
 }
@@ -82,7 +81,7 @@ export class RedisGroups implements Groups {
   readonly counts: GroupCounts = { delivered: 0, redelivered: 0, acknowledged: 0, gaps: 0 };
   readonly #parts: RedisGroupsParts;
   readonly #store: GroupStore;
-  readonly #handOuts: HandOuts;
+  readonly #handOutParts: HandOutParts;
   readonly #put: Script;
   readonly #patch: Script;
   readonly #drop: Script;
@@ -94,7 +93,7 @@ export class RedisGroups implements Groups {
     this.#parts = parts;
     const { state, keyspace, stream, randomText } = parts;
     this.#store = new GroupStore(state, keyspace);
-    this.#handOuts = new HandOuts({ store: this.#store, stream, newPermit: () => randomText(10) });
+    this.#handOutParts = { store: this.#store, stream, newPermit: () => randomText(10) };
     this.#put = createScript(state, script('put'), 2);
     this.#patch = createScript(state, script('patch'), 1);
     this.#drop = createScript(state, script('drop'), 2);
@@ -256,8 +255,9 @@ export class RedisGroups implements Groups {
 
   #know(group: Group, atMs: number): Known {
     const filter = filterOf(group.filter);
+    const handOuts = new HandOuts(this.#handOutParts, group, filter);
     const line = new GroupLine({
-      handOut: (max) => this.#handOuts.next(group, filter, max),
+      handOut: (max) => handOuts.next(max),
       release: async (deliveries) => {
         const ackIds = deliveries.map(({ ackId }) => ackId);
         await this.#settle(group, ackIds, { type: 'release' }).catch(() => undefined);
@@ -265,7 +265,7 @@ export class RedisGroups implements Groups {
       listen: (onEvent) => this.#parts.listen(filter, onEvent),
       monotonicMs: this.#parts.monotonicMs,
     });
-    return { group, filter, line, atMs };
+    return { group, line, atMs };
   }
 
   /** Whoever waits there gets nothing, and asks again. */
