@@ -114,8 +114,9 @@ async function walk(plan: readonly Step[], ordered: boolean): Promise<void> {
     const got = takings.flat();
     out.push(...got);
     expect(out.length).toBeLessThanOrEqual(spec.maxInFlight);
-    for (const { message } of got) {
+    for (const { message, attempt } of got) {
       if (message.type === 'gap') continue;
+      expect(attempt, 'a dead letter is not handed out').toBeLessThanOrEqual(MAX_ATTEMPTS);
       const { code } = message.event.record;
       const { seq } = message.event.position;
       const id = `${message.event.shard}:${seq}`;

@@ -160,6 +160,8 @@ describe('what a group hands out', () => {
       ['now', { from: 'now' }, 3],
       ['start', { from: 'start' }, 0],
       ['time', { from: 'time', ms: positions[0]?.ms ?? 0 }, 0],
+      // Nothing was trimmed, so nothing can be missing.
+      ['before', { from: 'time', ms: (positions[0]?.ms ?? 0) - 60_000 }, 0],
       ['event', { from: 'event', shard, position: positions[0] as (typeof positions)[0] }, 1],
       ['cursor', { from: 'cursor', positions: new Map([[shard, positions[1] as (typeof positions)[0]]]) }, 2],
     ];
@@ -231,6 +233,7 @@ describe('what is not acknowledged', () => {
     expect(await group.deadLetters('g', { after: poison, limit: 10 })).toEqual([]);
 
     expect(await group.replay('g', [poison])).toBe(1);
+    expect(await group.deadLetters('g', { after: undefined, limit: 10 })).toEqual([]);
     const [replayed] = await group.pull('g', AT_ONCE);
     expect([replayed?.attempt, replayed && idOf(replayed)]).toEqual([1, poison]);
     await group.settle('g', [replayed?.ackId ?? ''], { type: 'nack', delayMs: 0 });
