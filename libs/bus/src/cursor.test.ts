@@ -15,10 +15,8 @@ class History {
   }
 
   write(seq: number, stepMs: number): void {
-    const [lastMs = '0', lastSeq = '0'] = this.last.split('-');
     this.#lastMs += stepMs;
-    const id = this.#lastMs > Number(lastMs) ? `${this.#lastMs}-0` : `${lastMs}-${Number(lastSeq) + 1}`;
-    this.entries.push({ shard: 0, id, event: eventOf('cam-1', seq) });
+    this.entries.push({ shard: 0, id: `${this.#lastMs}-${this.entries.length + 1}`, event: eventOf('cam-1', seq) });
   }
 
   get last(): EntryId {
@@ -107,6 +105,26 @@ test('a stream that is shorter than our position is announced with its end, even
   const cursor = new Cursor(0, '50000-3');
   expect(cursor.resume('one', '40000-1')).toBe('40000-1');
   expect(compareEntryIds(cursor.position, '40000-1')).toBeLessThan(0);
+});
+
+test('a store that lost its end and has grown past our position since is announced, because its numbers go back', () => {
+  const entry = (id: EntryId, seq: number): StreamEntry => ({ shard: 0, id, event: eventOf('cam-1', seq) });
+  const kept = [entry('1000-1', 1), entry('1001-2', 2)];
+  const cursor = new Cursor(0, ZERO_ID);
+  cursor.resume('one', '1003-4');
+  cursor.take([...kept, entry('1002-3', 3), entry('1003-4', 4)]);
+  expect(cursor.resume('two', '2001-4')).toBeUndefined();
+  const grown = [entry('2000-3', 5), entry('2001-4', 6)];
+  const { fresh, rewoundTo } = cursor.take([...kept, ...grown]);
+  expect(fresh).toEqual(grown);
+  expect(rewoundTo).toBe('1001-2');
+  expect(cursor.take([entry('2002-5', 7)]).rewoundTo).toBeUndefined();
+});
+
+test('a tail that begins at a time of day, which has no number, is not taken for cut back', () => {
+  const cursor = new Cursor(0, '1000-18446744073709551615');
+  cursor.resume('one', '1005-9');
+  expect(cursor.take([{ shard: 0, id: '1001-7', event: eventOf('cam-1', 1) }]).rewoundTo).toBeUndefined();
 });
 
 test('when more was lost than is remembered, entries may repeat but none is skipped', () => {

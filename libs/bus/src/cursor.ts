@@ -6,7 +6,7 @@
  *  content, because a lost id may be minted again for another event. */
 
 import type { EventRecord } from '@lapi-broker/protocol';
-import { compareEntryIds, type EntryId, type StreamEntry } from './event-stream.ts';
+import { compareEntryIds, type EntryId, entryNumber, type StreamEntry } from './event-stream.ts';
 
 /** More than a replica is behind in any state in which it may be promoted, at the event rate of one shard. */
 const REMEMBERED = 1024;
@@ -17,8 +17,10 @@ export class Cursor {
   readonly shard: number;
   /** Entries after this are asked for. */
   position: EntryId;
-  /** Highest id called back, or where the tail began. */
-  #highest: EntryId;
+  /** The id called back last, or where the tail began. */
+  #last: EntryId;
+  /** Number of the entry called back last; 0 before the first, because where a tail begins may be a time of day. */
+  #number = 0;
   /** Id → what it was, in the order of calling back: all that was called back after `#floor`. */
   readonly #recent = new Map<EntryId, string>();
   #floor: EntryId;
@@ -27,7 +29,7 @@ export class Cursor {
   constructor(shard: number, position: EntryId) {
     this.shard = shard;
     this.position = position;
-    this.#highest = position;
+    this.#last = position;
     this.#floor = position;
   }
 
@@ -36,7 +38,7 @@ export class Cursor {
   resume(generation: string, last: EntryId): EntryId | undefined {
     const same = generation === this.#generation;
     this.#generation = generation;
-    const shorter = compareEntryIds(last, this.#highest) < 0;
+    const shorter = compareEntryIds(last, this.#last) < 0;
     if (same && !shorter) return undefined;
     this.position = this.#floor;
     if (!shorter) return undefined;
@@ -45,7 +47,8 @@ export class Cursor {
       this.position = `${Math.max(0, lastMs - LOST_TRACK_MS)}-0`;
       this.#floor = this.position;
     }
-    this.#highest = last;
+    this.#last = last;
+    this.#number = entryNumber(last);
     return last;
   }
 
@@ -62,9 +65,11 @@ export class Cursor {
       const known = this.#recent.get(entry.id);
       const content = describe(entry.event);
       if (known === content) continue;
-      if (compareEntryIds(entry.id, this.#highest) > 0) this.#highest = entry.id;
-      // A new entry below one that we have seen: the store has been cut back without being shorter.
-      else rewoundTo ??= before;
+      const number = entryNumber(entry.id);
+      // An entry that is new, but not by its number or its id: the store has been cut back, and may have grown past us since.
+      if (number <= this.#number || compareEntryIds(entry.id, this.#last) <= 0) rewoundTo ??= before;
+      this.#last = entry.id;
+      this.#number = number;
       this.#remember(entry.id, content);
       fresh.push(entry);
     }

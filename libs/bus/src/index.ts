@@ -5,9 +5,11 @@ export {
   compareEntryIds,
   type EntryId,
   type EventStream,
+  entryNumber,
   type StreamBounds,
   type StreamEntry,
   type Tail,
+  type Trimmed,
   ZERO_ID,
 } from './event-stream.ts';
 export { MemoryEventStream, type MemoryEventStreamOptions } from './memory/memory-event-stream.ts';
@@ -16,3 +18,4 @@ export type { PublisherLimits } from './publisher.ts';
 export type { PublishResult, PubSub, PubSubCounts, Subscription } from './pubsub.ts';
 export { RedisEventStream, type RedisEventStreamOptions } from './redis/redis-event-stream.ts';
 export { RedisPubSub, type RedisPubSubOptions } from './redis/redis-pubsub.ts';
+export { DEFAULT_RETENTION, ENTRY_BYTES, type Retention } from './retention.ts';

@@ -25,5 +25,12 @@ export { checkMeta } from './meta.ts';
 export { publish } from './publish.ts';
 export { RedisClock } from './redis-clock.ts';
 export { ReplicaBarrier } from './replica-barrier.ts';
-export { createScript, type Script, type ScriptArgument, type ScriptOptions } from './script.ts';
+export {
+  createNodeScript,
+  createScript,
+  type NodeScript,
+  type Script,
+  type ScriptArgument,
+  type ScriptOptions,
+} from './script.ts';
 export { addressesOf, parseRedisUrl, type RedisAddress, type RedisTopology } from './url.ts';

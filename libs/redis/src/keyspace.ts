@@ -43,6 +43,8 @@
  *  lapi:{webhooks}:webhook:<id>       hash    until deleted        command              command    see services/command/src/webhook/redis-webhook-store.ts
  *  lapi:{webhooks}:all                zset    bounded by number    command              command    id (score 0)
  *  lapi:{webhooks}:log:<id>           list    bounded by number    command              command    attempts of delivery, newest first
+ *  lapi:{webhooks}:due                zset    while it is on       command              command    <id>:<lane> → ms when somebody must look
+ *  lapi:{webhooks}:holders            hash    while seen to        command              command    <id>:<lane> → token of who sees to it
  *  lapi:node:<node>                   hash    lease (10 s)         edge                 edge, command    inc address version started sessions rate lag phase beat
  *  lapi:nodes                         zset    until forgotten      edge                 command    <node>.<inc> → last beat, ms of Redis time
  *  lapi:apikey:<sha256>               hash    until revoked        command              command    id name scopes created
@@ -81,6 +83,8 @@ export interface Keyspace {
   webhook(id: string): string;
   webhooks(): string;
   webhookLog(id: string): string;
+  dueWebhooks(): string;
+  webhookHolders(): string;
   lane(code: DeviceCode): string;
   waitingIn(lane: 'normal' | 'urgent', code: DeviceCode): string;
   clock(code: DeviceCode): string;
@@ -153,6 +157,8 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     webhook: (id) => `${prefix}:{webhooks}:webhook:${id}`,
     webhooks: () => `${prefix}:{webhooks}:all`,
     webhookLog: (id) => `${prefix}:{webhooks}:log:${id}`,
+    dueWebhooks: () => `${prefix}:{webhooks}:due`,
+    webhookHolders: () => `${prefix}:{webhooks}:holders`,
     lane: (code) => `${inShard(code)}lane:${code}`,
     waitingIn: (lane, code) => `${inShard(code)}${lane}:${code}`,
     clock: (code) => `${inShard(code)}clock:${code}`,

@@ -1,7 +1,8 @@
 /** Runs Lua scripts by their SHA-1, so that the text travels once per server and not once per call.
  *  A server that does not know the script (restart, failover, new master, SCRIPT FLUSH) ran nothing, so loading it and calling again is safe;
  *  this is the only repetition. EVAL is not used: an ACL may forbid it and still allow EVALSHA and SCRIPT LOAD.
- *  Scripts that share definitions name a file beside them in a line `--#include name.lua`; its text takes the place of the line.
+ *  Scripts that share definitions name a file beside them in a line `--#include name.lua`, or one of this package in a line
+ *  `--#include redis/name.lua`; its text takes the place of the line.
  *  Redis away: rejects with `broker_unavailable`; whether the script ran is then unknown, which is why mutating scripts carry `notAfter` (D7). */
 
 import { createHash } from 'node:crypto';
@@ -26,7 +27,8 @@ interface Source {
   readonly sha: string;
 }
 
-const INCLUDE = /^--#include ([a-z-]+\.lua)$/gm;
+const INCLUDE = /^--#include (redis\/)?([a-z-]+\.lua)$/gm;
+const SHARED = new URL('./lua/', import.meta.url);
 const sources = new Map<string, Source>();
 /** A load can be overtaken by a failover once; a second time in one call means that scripts cannot be kept at all. */
 const MAX_LOADS = 2;
@@ -73,6 +75,29 @@ export function createScript(
   };
 }
 
+/** A script on one server, for who keeps an order per key: what is called is never redirected, so it reaches that server in order or fails. */
+export type NodeScript = (
+  node: NodeConnection,
+  keys: readonly string[],
+  args: readonly ScriptArgument[],
+) => Promise<unknown>;
+
+/** Rejects with the error of the client, for `notDone` and `hasMoved` to judge. */
+export function createNodeScript(file: URL): NodeScript {
+  const source = read(file);
+  return async (node, keys, args) => {
+    for (let loads = 0; ; loads++) {
+      try {
+        gather(node.stream);
+        return await node.evalsha(source.sha, keys.length, ...keys, ...args);
+      } catch (error) {
+        if (loads === MAX_LOADS || !(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error;
+      }
+      await node.script('LOAD', source.text);
+    }
+  };
+}
+
 type Stream = NodeConnection['stream'];
 const gathered = new Set<Stream>();
 
@@ -102,10 +127,14 @@ async function loadEverywhere(connection: RedisConnection, source: Source): Prom
 function read(file: URL): Source {
   const known = sources.get(file.href);
   if (known !== undefined) return known;
-  const text = readFileSync(file, 'utf8').replace(INCLUDE, (_, name: string) =>
-    readFileSync(new URL(name, file), 'utf8'),
-  );
+  const text = textOf(file);
   const source = { text, sha: createHash('sha1').update(text).digest('hex') };
   sources.set(file.href, source);
   return source;
+}
+
+function textOf(file: URL): string {
+  return readFileSync(file, 'utf8').replace(INCLUDE, (_, shared: string | undefined, name: string) =>
+    textOf(new URL(name, shared === undefined ? file : SHARED)),
+  );
 }

@@ -14,8 +14,8 @@ pubSubContract('memory', async () => {
   return { open: (limits) => new MemoryPubSub({ hub, ...(limits && { limits }) }), close: async () => undefined };
 });
 eventStreamContract('memory', async () => ({
-  open: (keyspace, maxLength) =>
-    Object.assign(new MemoryEventStream(keyspace, { maxLength }), { stop: async () => undefined }),
+  open: (keyspace, retention) =>
+    Object.assign(new MemoryEventStream(keyspace, { retention }), { stop: async () => undefined }),
   close: async () => undefined,
 }));
 
@@ -41,6 +41,6 @@ for (const [topology, start] of [
   });
   eventStreamContract(topology, async (): Promise<EventStreamUnderTest> => {
     const { state, close } = await connect();
-    return { open: (keyspace, maxLength) => new RedisEventStream({ state, keyspace, maxLength }), close };
+    return { open: (keyspace, retention) => new RedisEventStream({ state, keyspace, retention }), close };
   });
 }

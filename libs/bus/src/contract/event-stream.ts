@@ -4,11 +4,19 @@ import { waitFor } from '@lapi-broker/fixture';
 import type { DeviceCode, Epoch, EventRecord } from '@lapi-broker/protocol';
 import { createKeyspace, type Keyspace } from '@lapi-broker/redis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { compareEntryIds, type EventStream, type StreamEntry, type Tail, ZERO_ID } from '../event-stream.ts';
+import {
+  compareEntryIds,
+  type EventStream,
+  entryNumber,
+  type StreamEntry,
+  type Tail,
+  ZERO_ID,
+} from '../event-stream.ts';
+import { DEFAULT_RETENTION, ENTRY_BYTES, type Retention } from '../retention.ts';
 
 export interface EventStreamUnderTest {
-  /** An empty stream over the keys of `keyspace`, trimmed to about `maxLength` per shard. */
-  open(keyspace: Keyspace, maxLength: number): EventStream & { stop(): Promise<void> };
+  /** An empty stream over the keys of `keyspace`. */
+  open(keyspace: Keyspace, retention: Retention): EventStream & { stop(): Promise<void> };
   close(): Promise<void>;
 }
 
@@ -43,9 +51,11 @@ export function eventStreamContract(name: string, openSubject: () => Promise<Eve
     let subject: EventStreamUnderTest;
     let keyspaces = 0;
     const cleanups: (() => Promise<void>)[] = [];
-    const open = (maxLength = 100_000): { stream: EventStream; keyspace: Keyspace; devices: readonly string[] } => {
+    const open = (
+      retention = DEFAULT_RETENTION,
+    ): { stream: EventStream; keyspace: Keyspace; devices: readonly string[] } => {
       const keyspace = createKeyspace(`stream-${++keyspaces}`);
-      const stream = subject.open(keyspace, maxLength);
+      const stream = subject.open(keyspace, retention);
       cleanups.push(() => stream.stop());
       return { stream, keyspace, devices: devicesOf(keyspace) };
     };
@@ -69,7 +79,7 @@ export function eventStreamContract(name: string, openSubject: () => Promise<Eve
       expect(entry).toEqual({ shard: keyspace.shardOf(event.code), id, event });
     });
 
-    test('events of one shard are stored in the order of the calls, with growing ids', async () => {
+    test('events of one shard are stored in the order of the calls, with growing ids that number them from 1 without a hole', async () => {
       const { stream, keyspace, devices } = open();
       const ids = new Map<string, string[]>(devices.map((code) => [code, []]));
       const appended: Promise<unknown>[] = [];
@@ -84,6 +94,7 @@ export function eventStreamContract(name: string, openSubject: () => Promise<Eve
         const entries = await stream.read(keyspace.shardOf(code as DeviceCode), ZERO_ID, 1000);
         expect(entries.map(({ event }) => event.seq)).toEqual(Array.from({ length: 500 }, (_, i) => i));
         expect(entries.map(({ id }) => id)).toEqual(ids.get(code));
+        expect(entries.map(({ id }) => entryNumber(id))).toEqual(Array.from({ length: 500 }, (_, i) => i + 1));
         for (let i = 1; i < entries.length; i++) {
           expect(compareEntryIds(entries[i - 1]?.id ?? '', entries[i]?.id ?? '')).toBeLessThan(0);
         }
@@ -105,16 +116,57 @@ export function eventStreamContract(name: string, openSubject: () => Promise<Eve
       expect(await stream.bounds(3)).toEqual({ last: ZERO_ID, first: undefined, added: 0, length: 0 });
     });
 
-    test('bounds tell how many entries were trimmed', async () => {
-      const { stream, keyspace } = open(10);
-      const ids: string[] = [];
-      for (let seq = 0; seq < 500; seq++) ids.push(await stream.append(eventOf('cam-1', seq)));
-      const bounds = await stream.bounds(keyspace.shardOf('cam-1' as DeviceCode));
-      expect(bounds).toMatchObject({ last: ids.at(-1), added: 500 });
-      // Redis trims whole nodes of 100 entries.
-      expect(bounds.length).toBeGreaterThanOrEqual(10);
-      expect(bounds.length).toBeLessThan(150);
-      expect(bounds.first).toBe(ids[500 - bounds.length]);
+    test('what does not fit into the bytes of a shard goes, oldest first, and bounds tell how much that was', async () => {
+      const body = 'x'.repeat(700);
+      const fitting = 200;
+      const maxBytes = fitting * (ENTRY_BYTES + body.length);
+      const { stream, keyspace } = open({ ...DEFAULT_RETENTION, maxBytes });
+      const shard = keyspace.shardOf('cam-1' as DeviceCode);
+      const ids = await Promise.all(
+        Array.from({ length: 1_000 }, (_, seq) => stream.append(eventOf('cam-1', seq, body))),
+      );
+      for (let seq = 1_000; seq < 1_100; seq++) {
+        ids.push(await stream.append(eventOf('cam-1', seq, body)));
+        // A mark is made for every 64th part of the limit.
+        expect((await stream.bounds(shard)).length).toBeLessThanOrEqual(fitting + fitting / 64 + 1);
+      }
+      const bounds = await stream.bounds(shard);
+      expect(bounds).toMatchObject({ last: ids.at(-1), added: 1_100, first: ids[1_100 - bounds.length] });
+      expect(bounds.length).toBeGreaterThanOrEqual(fitting - fitting / 64 - 1);
+      const { entries, bytes } = await stream.trim(shard);
+      expect(bytes).toBeLessThanOrEqual(maxBytes);
+      expect(Math.abs(bytes - entries * (ENTRY_BYTES + body.length))).toBeLessThanOrEqual(maxBytes / 64);
+    });
+
+    test('an event larger than all bytes of a shard is kept until the next one', async () => {
+      const { stream, keyspace } = open({ ...DEFAULT_RETENTION, maxBytes: 1_000 });
+      const shard = keyspace.shardOf('cam-1' as DeviceCode);
+      await stream.append(eventOf('cam-1', 1));
+      const large = await stream.append(eventOf('cam-1', 2, 'x'.repeat(5_000)));
+      expect(await stream.bounds(shard)).toMatchObject({ first: large, length: 1 });
+      const next = await stream.append(eventOf('cam-1', 3));
+      expect(await stream.bounds(shard)).toMatchObject({ first: next, added: 3, length: 1 });
+    });
+
+    test('what is too old goes when the shard is trimmed, and the next number follows the last one', async () => {
+      const { stream, keyspace } = open({ ...DEFAULT_RETENTION, maxAgeMs: 200 });
+      const shard = keyspace.shardOf('cam-1' as DeviceCode);
+      for (let seq = 0; seq < 150; seq++) void stream.append(eventOf('cam-1', seq));
+      const last = await stream.append(eventOf('cam-1', 150));
+      await waitFor(async () => (await stream.trim(shard)).entries === 0, {
+        deadlineMs: 10_000,
+        what: 'old entries to go',
+      });
+      expect(await stream.bounds(shard)).toEqual({ last, first: undefined, added: 151, length: 0 });
+      expect(await stream.trim(shard)).toEqual({ trimmed: 0, entries: 0, bytes: 0 });
+      const next = await stream.append(eventOf('cam-1', 151));
+      expect(entryNumber(next)).toBe(152);
+    });
+
+    test('trimming a shard that never had an entry does nothing', async () => {
+      const { stream } = open();
+      expect(await stream.trim(3)).toEqual({ trimmed: 0, entries: 0, bytes: 0 });
+      expect(await stream.bounds(3)).toEqual({ last: ZERO_ID, first: undefined, added: 0, length: 0 });
     });
 
     test('a tail without positions hears what is appended from now on, of all shards, once and in order', async () => {

@@ -10,19 +10,23 @@ import {
   type StreamBounds,
   type StreamEntry,
   type Tail,
+  type Trimmed,
   ZERO_ID,
 } from '../event-stream.ts';
+import { DEFAULT_RETENTION, ENTRY_BYTES, type Retention } from '../retention.ts';
 
 export interface MemoryEventStreamOptions {
-  /** Entries per shard; the oldest go first. */
-  readonly maxLength: number;
+  readonly retention?: Retention;
   readonly nowMs?: () => number;
 }
 
 interface Shard {
   entries: StreamEntry[];
   last: EntryId;
+  lastMs: number;
   added: number;
+  /** Of the entries that are there. */
+  bytes: number;
 }
 
 interface Follower {
@@ -35,30 +39,36 @@ const TAIL_BATCH = 256;
 export class MemoryEventStream implements EventStream {
   readonly shards: number;
   readonly #keyspace: Keyspace;
-  readonly #maxLength: number;
+  readonly #retention: Retention;
   readonly #nowMs: () => number;
   readonly #shards: Shard[];
   readonly #followers = new Set<Follower>();
   #wake: NodeJS.Immediate | undefined;
 
-  constructor(keyspace: Keyspace, options: MemoryEventStreamOptions) {
+  constructor(keyspace: Keyspace, options: MemoryEventStreamOptions = {}) {
     this.shards = keyspace.shards;
     this.#keyspace = keyspace;
-    this.#maxLength = options.maxLength;
+    this.#retention = options.retention ?? DEFAULT_RETENTION;
     this.#nowMs = options.nowMs ?? Date.now;
-    this.#shards = Array.from({ length: keyspace.shards }, () => ({ entries: [], last: ZERO_ID, added: 0 }));
+    this.#shards = Array.from({ length: keyspace.shards }, () => ({
+      entries: [],
+      last: ZERO_ID,
+      lastMs: 0,
+      added: 0,
+      bytes: 0,
+    }));
   }
 
   append(event: EventRecord): Promise<EntryId> {
     const index = this.#keyspace.shardOf(event.code);
     const shard = this.#shard(index);
-    const [lastMs = '0', lastSeq = '0'] = shard.last.split('-');
-    const now = this.#nowMs();
-    shard.last = now > Number(lastMs) ? `${now}-0` : `${lastMs}-${Number(lastSeq) + 1}`;
+    shard.lastMs = Math.max(shard.lastMs, this.#nowMs());
     shard.added++;
+    shard.last = `${shard.lastMs}-${shard.added}`;
+    shard.bytes += bytesOf(event);
     // A copy, because the store keeps what it was given at the time of the call.
     shard.entries.push({ shard: index, id: shard.last, event: { ...event, data: Buffer.from(event.data) } });
-    if (shard.entries.length > this.#maxLength) shard.entries.shift();
+    this.#trim(shard);
     if (this.#followers.size > 0) this.#wake ??= setImmediate(() => this.#callBack());
     return Promise.resolve(shard.last);
   }
@@ -70,6 +80,12 @@ export class MemoryEventStream implements EventStream {
   bounds(shard: number): Promise<StreamBounds> {
     const { last, entries, added } = this.#shard(shard);
     return Promise.resolve({ last, first: entries[0]?.id, added, length: entries.length });
+  }
+
+  trim(shard: number): Promise<Trimmed> {
+    const found = this.#shard(shard);
+    const trimmed = this.#trim(found);
+    return Promise.resolve({ trimmed, entries: found.entries.length, bytes: found.bytes });
   }
 
   tail(
@@ -86,6 +102,20 @@ export class MemoryEventStream implements EventStream {
         return Promise.resolve();
       },
     });
+  }
+
+  #trim(shard: Shard): number {
+    const { maxAgeMs, maxBytes } = this.#retention;
+    const oldestMs = this.#nowMs() - maxAgeMs;
+    let trimmed = 0;
+    for (const { id, event } of shard.entries) {
+      const fits = shard.bytes <= maxBytes || id === shard.last;
+      if (fits && Number.parseInt(id, 10) >= oldestMs) break;
+      shard.bytes -= bytesOf(event);
+      trimmed++;
+    }
+    shard.entries.splice(0, trimmed);
+    return trimmed;
   }
 
   #callBack(): void {
@@ -115,4 +145,8 @@ export class MemoryEventStream implements EventStream {
     if (shard === undefined) throw new BrokerError('internal', `Shard ${index} does not exist.`);
     return shard;
   }
+}
+
+function bytesOf(event: EventRecord): number {
+  return event.data.byteLength + Buffer.byteLength(event.images) + ENTRY_BYTES;
 }

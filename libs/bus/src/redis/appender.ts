@@ -1,27 +1,36 @@
-/** Writes events to the streams: collects those of one tick, sends them to each master in one go, and keeps the order within a shard.
+/** Writes events to the streams: collects those of one tick, stores those of each shard with one script call, and keeps the order within a
+ *  shard.
  *
- *  A shard has at most one batch under way. What Redis certainly did not store (not connected, slot moved, still loading) is sent again, in
- *  order, until the event's time is up; what may have been stored is never sent again, but rejected, and only its owner knows whether to repeat.
- *  Bounds: waiting bytes; an event waits at most `appendTimeoutMs` to be sent, then one command time-out for its answer. */
+ *  A shard has at most one batch under way; its events are stored together or not at all. What Redis certainly did not store (not connected,
+ *  slot moved, still loading) is sent again, in order, until the event's time is up; what may have been stored is never sent again, but
+ *  rejected, and only its owner knows whether to repeat. Rejected as well is what no replica confirms, where that is asked for.
+ *  Bounds: waiting bytes; an event waits at most `appendTimeoutMs` to be sent, then one command time-out for its answer, and one WAIT. */
 
 import { BrokerError, type EventRecord, toStreamFields } from '@lapi-broker/protocol';
 import {
+  createNodeScript,
   hasMoved,
   type Keyspace,
   type NodeConnection,
   nodeFor,
   notDone,
   type RedisConnection,
+  ReplicaBarrier,
   refreshTopology,
+  type ScriptArgument,
   toBrokerError,
 } from '@lapi-broker/redis';
 import { deferred } from '../deferred.ts';
 import type { EntryId } from '../event-stream.ts';
+import { ENTRY_BYTES, type Retention } from '../retention.ts';
 
 export interface AppenderOptions {
-  readonly state: RedisConnection;
+  /** Where `confirmed` is set it should carry nothing else, because WAIT holds up what is behind it. */
+  readonly connection: RedisConnection;
+  /** Does an append resolve only when a replica has it? */
+  readonly confirmed: boolean;
   readonly keyspace: Keyspace;
-  readonly maxLength: number;
+  readonly retention: Retention;
   readonly appendTimeoutMs: number;
   readonly maxWaitingBytes: number;
   readonly monotonicMs: () => number;
@@ -29,6 +38,8 @@ export interface AppenderOptions {
 
 interface Waiting {
   readonly fields: readonly (string | Buffer)[];
+  /** Of data and pictures. */
+  readonly contentBytes: number;
   readonly bytes: number;
   readonly dueMs: number;
   readonly resolve: (id: EntryId) => void;
@@ -49,13 +60,16 @@ const RETRY_MS = 50;
 /** Of one shard in one go: bounds what a slow answer holds up. */
 const MAX_BATCH_EVENTS = 256;
 const MAX_BATCH_BYTES = 4 * 2 ** 20;
-/** Everything but the body: what an entry costs beside it, roughly. */
-const ENTRY_OVERHEAD_BYTES = 256;
 /** Refusals that pass: the same entry may be taken a moment later. Others (OOM, MISCONF) must reach the device at once. */
 const PASSING = /^(?:MOVED|ASK|TRYAGAIN|CLUSTERDOWN|LOADING|READONLY|MASTERDOWN|Stream isn't writeable)/;
 
+const APPEND = new URL('./append.lua', import.meta.url);
+const UNCONFIRMED = new Error('no replica has confirmed the event in time');
+
 export class Appender {
   readonly #options: AppenderOptions;
+  readonly #script = createNodeScript(APPEND);
+  readonly #barrier: ReplicaBarrier;
   readonly #lanes: readonly Lane[];
   #waitingBytes = 0;
   #flush: NodeJS.Immediate | undefined;
@@ -65,6 +79,7 @@ export class Appender {
   constructor(options: AppenderOptions) {
     this.#options = options;
     const { keyspace } = options;
+    this.#barrier = new ReplicaBarrier(options.connection, options.confirmed);
     this.#lanes = Array.from({ length: keyspace.shards }, (_, shard) => ({
       shard,
       key: keyspace.events(shard),
@@ -75,7 +90,8 @@ export class Appender {
   }
 
   append(event: EventRecord): Promise<EntryId> {
-    const bytes = event.data.byteLength + ENTRY_OVERHEAD_BYTES;
+    const contentBytes = event.data.byteLength + Buffer.byteLength(event.images);
+    const bytes = contentBytes + ENTRY_BYTES;
     const { keyspace, maxWaitingBytes, appendTimeoutMs, monotonicMs } = this.#options;
     const lane = this.#lanes[keyspace.shardOf(event.code)];
     if (lane === undefined || this.#stopped || this.#waitingBytes + bytes > maxWaitingBytes) {
@@ -85,6 +101,7 @@ export class Appender {
     this.#waitingBytes += bytes;
     lane.waiting.push({
       fields: toStreamFields(event),
+      contentBytes,
       bytes,
       dueMs: monotonicMs() + appendTimeoutMs,
       resolve,
@@ -109,23 +126,19 @@ export class Appender {
   #sendAll(): void {
     clearImmediate(this.#flush);
     this.#flush = undefined;
-    const nodes = new Map<NodeConnection, Lane[]>();
-    const { state, monotonicMs } = this.#options;
+    const { connection, monotonicMs } = this.#options;
     const now = monotonicMs();
     let away = false;
     for (const lane of this.#lanes) {
       if (lane.busy || lane.waiting.length === 0) continue;
-      const node = lane.resumeMs > now ? undefined : nodeFor(state, lane.key);
+      const node = lane.resumeMs > now ? undefined : nodeFor(connection, lane.key);
       if (node === undefined) {
         this.#expire(lane, now);
         away ||= lane.waiting.length > 0;
-        continue;
+      } else {
+        void this.#send(node, lane);
       }
-      const lanes = nodes.get(node);
-      if (lanes === undefined) nodes.set(node, [lane]);
-      else lanes.push(lane);
     }
-    for (const [node, lanes] of nodes) this.#send(node, lanes);
     if (away) this.#retryLater();
   }
 
@@ -137,55 +150,50 @@ export class Appender {
     }, RETRY_MS);
   }
 
-  #send(node: NodeConnection, lanes: readonly Lane[]): void {
-    const { maxLength } = this.#options;
-    const pipeline = node.pipeline();
-    const batches = lanes.map((lane) => {
-      const batch = takeBatch(lane);
-      lane.busy = true;
-      for (const { fields } of batch) pipeline.xadd(lane.key, 'MAXLEN', '~', maxLength, '*', ...fields);
-      return { lane, batch };
-    });
-    pipeline.exec().then(
-      (results) => {
-        let next = 0;
-        for (const { lane, batch } of batches) {
-          this.#settle(lane, batch, results?.slice(next, next + batch.length) ?? []);
-          next += batch.length;
-        }
-        this.#sendAll();
-      },
-      (error: unknown) => {
-        for (const { lane, batch } of batches)
-          this.#settle(
-            lane,
-            batch,
-            batch.map(() => [asError(error), undefined]),
-          );
-        this.#sendAll();
-      },
-    );
+  /** Never rejects. */
+  async #send(node: NodeConnection, lane: Lane): Promise<void> {
+    const { connection, retention, monotonicMs } = this.#options;
+    const { stream } = node;
+    const batch = takeBatch(lane);
+    const args: ScriptArgument[] = [retention.maxAgeMs, retention.maxBytes];
+    for (const { contentBytes, fields } of batch) args.push(contentBytes, fields.length, ...fields);
+    lane.busy = true;
+    let failure: unknown;
+    let firstId: EntryId = '';
+    try {
+      firstId = String(await this.#script(node, [lane.key, `${lane.key}:count`], args));
+    } catch (error) {
+      failure = error;
+    }
+    lane.busy = false;
+    const again = failure !== undefined && passes(failure);
+    if (again) {
+      if (hasMoved(failure)) refreshTopology(connection);
+      lane.waiting.unshift(...batch);
+      lane.resumeMs = monotonicMs() + RETRY_MS;
+    }
+    // What has come meanwhile leaves after this turn, together with what other shards have.
+    if (this.#stopped) this.#expire(lane, monotonicMs());
+    else if (lane.waiting.length > 0) this.#flush ??= setImmediate(() => this.#sendAll());
+    if (again) return;
+    if (failure === undefined && !(await this.#isConfirmed(lane, node, stream))) failure = UNCONFIRMED;
+    if (failure === undefined) this.#resolve(batch, firstId);
+    else for (const waiting of batch) this.#giveUp(waiting, failure);
   }
 
-  #settle(lane: Lane, batch: readonly Waiting[], results: readonly [Error | null, unknown][]): void {
-    lane.busy = false;
-    // Only the end of a batch may be sent again: an event must not be stored behind a later one.
-    let keep = batch.length;
-    while (keep > 0 && passes(results[keep - 1]?.[0])) keep--;
-    const again = batch.slice(keep);
-    if (again.length > 0) {
-      if (hasMoved(results[keep]?.[0])) refreshTopology(this.#options.state);
-      lane.waiting.unshift(...again);
-      lane.resumeMs = this.#options.monotonicMs() + RETRY_MS;
-    }
-    for (const [index, waiting] of batch.slice(0, keep).entries()) {
-      const [error, id] = results[index] ?? [new Error('no answer'), undefined];
-      if (error === null) {
-        this.#waitingBytes -= waiting.bytes;
-        waiting.resolve(String(id));
-      } else {
-        this.#giveUp(waiting, error);
-      }
+  /** Of what has just been stored over this TCP connection: over another one, WAIT would speak for writes that it never saw. */
+  async #isConfirmed(lane: Lane, node: NodeConnection, stream: NodeConnection['stream']): Promise<boolean> {
+    const { connection, confirmed } = this.#options;
+    if (!confirmed) return true;
+    return nodeFor(connection, lane.key) === node && node.stream === stream && (await this.#barrier.confirm(lane.key));
+  }
+
+  #resolve(batch: readonly Waiting[], firstId: EntryId): void {
+    const [ms, number] = firstId.split('-');
+    const first = Number(number);
+    for (const [index, waiting] of batch.entries()) {
+      this.#waitingBytes -= waiting.bytes;
+      waiting.resolve(`${ms}-${first + index}`);
     }
   }
 
@@ -218,10 +226,6 @@ function takeBatch(lane: Lane): readonly Waiting[] {
   return lane.waiting.splice(0, count);
 }
 
-function passes(error: Error | null | undefined): boolean {
-  return error != null && notDone(error) && PASSING.test(error.message);
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
+function passes(error: unknown): boolean {
+  return error instanceof Error && notDone(error) && PASSING.test(error.message);
 }

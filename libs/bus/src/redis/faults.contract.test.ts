@@ -13,7 +13,7 @@ import {
 } from '@lapi-broker/redis';
 import { afterEach, expect, test } from 'vitest';
 import { devicesOf, eventOf } from '../contract/event-stream.ts';
-import { compareEntryIds, type EntryId, type StreamEntry } from '../event-stream.ts';
+import { compareEntryIds, type EntryId, entryNumber, type StreamEntry, ZERO_ID } from '../event-stream.ts';
 import { RedisEventStream } from './redis-event-stream.ts';
 import { RedisPubSub } from './redis-pubsub.ts';
 
@@ -285,6 +285,34 @@ test('a hung Sentinel master is left: subscription, publications, appends and ta
     },
     within(5000, 'a counted publication'),
   );
+});
+
+test('an event that no replica confirms is refused; after a failover the numbers go on where the stream ends (I5, D9)', async () => {
+  const sentinels = await startRedisSentinel();
+  const state = await connect(sentinels, 1000);
+  const appends = openConnection({ url: sentinels.url, commandTimeoutMs: 1000 }, 'state');
+  cleanups.push(() => closeConnection(appends));
+  await ready(appends, 10_000);
+  const keyspace = createKeyspace(undefined, 1);
+  const stream = new RedisEventStream({ state, appends, keyspace, confirmed: true });
+  cleanups.push(() => stream.stop());
+  for (let seq = 1; seq <= 20; seq++) await stream.append(eventOf('cam-1', seq));
+
+  for (const replica of sentinels.replicas) await replica.kill('SIGSTOP');
+  await expect(stream.append(eventOf('cam-1', 21))).rejects.toMatchObject({ code: 'broker_unavailable' });
+  for (const replica of sentinels.replicas) await replica.kill('SIGCONT');
+  // It is stored all the same, which its owner cannot know: sent again it is a repeat.
+  const again = await waitFor(() => stream.append(eventOf('cam-1', 21)), within(20_000, 'a confirmed append'));
+  expect(entryNumber(again)).toBeGreaterThanOrEqual(22);
+
+  await sentinels.master.kill('SIGSTOP');
+  cleanups.push(() => sentinels.master.kill('SIGCONT'));
+  const next = await waitFor(() => stream.append(eventOf('cam-1', 22)), within(30_000, 'an append after the failover'));
+  const entries = await waitFor(() => stream.read(0, ZERO_ID, 1000), within(10_000, 'the entries'));
+  const numbers = entries.map(({ id }) => entryNumber(id));
+  expect(entryNumber(next)).toBeGreaterThan(entryNumber(again));
+  expect(numbers).toEqual(Array.from({ length: entryNumber(next) }, (_, i) => i + 1));
+  expect(await state.hget(`${keyspace.events(0)}:count`, 'n')).toBe(String(numbers.length));
 });
 
 test('a hung Cluster master is left: all goes on at its replica, and the other masters never stopped (D11, D13)', async () => {

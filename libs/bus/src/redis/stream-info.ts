@@ -1,7 +1,7 @@
 /** Reads what Redis tells about one stream. A stream that does not exist is an empty one that never had an entry. */
 
 import type { NodeConnection, RedisConnection } from '@lapi-broker/redis';
-import { type StreamBounds, ZERO_ID } from '../event-stream.ts';
+import { entryNumber, type StreamBounds, ZERO_ID } from '../event-stream.ts';
 
 export async function readBounds(connection: RedisConnection | NodeConnection, key: string): Promise<StreamBounds> {
   let reply: unknown;
@@ -17,10 +17,11 @@ export async function readBounds(connection: RedisConnection | NodeConnection, k
   const pairs: readonly unknown[] = Array.isArray(reply) ? reply : [];
   for (let i = 0; i + 1 < pairs.length; i += 2) found.set(String(pairs[i]), pairs[i + 1]);
   const length = Number(found.get('length') ?? 0);
+  const last = String(found.get('last-generated-id') ?? ZERO_ID);
   return {
-    last: String(found.get('last-generated-id') ?? ZERO_ID),
+    last,
     first: length === 0 ? undefined : String(found.get('recorded-first-entry-id')),
-    added: Number(found.get('entries-added') ?? 0),
+    added: entryNumber(last),
     length,
   };
 }

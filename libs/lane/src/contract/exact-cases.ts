@@ -28,7 +28,7 @@ class Bench {
   constructor(connection: RedisConnection, scripts: URL, prefix: string) {
     this.connection = connection;
     this.keyspace = createKeyspace(prefix, 1);
-    this.store = new RedisLaneStore(connection, this.keyspace, { streamMaxLength: 1_000, keepMs: KEEP_MS, scripts });
+    this.store = new RedisLaneStore(connection, this.keyspace, { keepMs: KEEP_MS, scripts });
   }
 
   async start(): Promise<void> {

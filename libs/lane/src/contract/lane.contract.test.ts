@@ -52,7 +52,7 @@ describe.each([
   laneStoreContract(topology, async (): Promise<LaneStoreHarness> => {
     const keyspace = createKeyspace(`test${++prefixes}`);
     return {
-      store: new RedisLaneStore(connection, keyspace, { streamMaxLength: 100_000, keepMs: 86_400_000 }),
+      store: new RedisLaneStore(connection, keyspace, { keepMs: 86_400_000 }),
       keyspace,
       provision: async (code) => void (await connection.hset(keyspace.device(code), { rev: 1, enabled: '1' })),
       own: async (code, node, epoch) =>

@@ -136,7 +136,7 @@ class Run {
   constructor({ connection, scripts, prefix, seed }: RunOptions) {
     this.connection = connection;
     this.keyspace = createKeyspace(prefix, SHARDS);
-    this.store = new RedisLaneStore(connection, this.keyspace, { streamMaxLength: 1_000, keepMs: 86_400_000, scripts });
+    this.store = new RedisLaneStore(connection, this.keyspace, { keepMs: 86_400_000, scripts });
     this.seed = seed;
     this.random = mulberry(seed);
   }

@@ -2,12 +2,12 @@
 -- Guarantee: the point of no return (I7). Only the owner of the current epoch gets a command, only the head of the lane (I6), only inside the
 --   window, only before its deadline; from here on it counts as written until the caller gives it back. What is out under older epochs has
 --   been given up before (I3).
--- KEYS, ARGV 1–5: see lane.lua
--- ARGV  6 lane (n u)   7 node   8 epoch   9 window
+-- KEYS, ARGV 1–4: see lane.lua
+-- ARGV  5 lane (n u)   6 node   7 epoch   8 window
 -- Returns {'BEGUN', id, number of the begin, method, url, body, ms left, ended, commands that still wait in this lane} | {'IDLE', ms until something may start ('' = not by time), ended} | {'BUSY', ended}
 --   | {'FENCED'} | {'LATE'}
 --#include lane.lua
-local laneName, callerNode, callerEpoch, window = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local laneName, callerNode, callerEpoch, window = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 if isLate then return { 'LATE' } end
 if node ~= callerNode or epoch ~= callerEpoch then return { 'FENCED' } end
 tidy()

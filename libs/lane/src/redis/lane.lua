@@ -1,8 +1,8 @@
 -- Shared by all scripts of the lanes of one device; each begins with its own guarantee and declares its flags.
 -- KEYS  1 device row  hash   2 lane  hash   3 normal  zset   4 urgent  zset   5 clock  zset   6 due  zset   7 events  stream   8 waiting  string
 --       all {shard}; records of commands are found through the lane, in the same shard
--- ARGV  1 where keys of the shard begin   2 device code   3 not after, ms of Redis time ('' = always)   4 stream length, about
---       5 ms that a record is kept after its end   6… of each script
+-- ARGV  1 where keys of the shard begin   2 device code   3 not after, ms of Redis time ('' = always)
+--       4 ms that a record is kept after its end   5… of each script
 -- The lane (hash; gone while nothing is open):
 --   seq last place given   n, u commands that wait in each lane   bytes of them   out what is out: `<lane>:<epoch>:<id> ` each (lane n u d)
 --   hn, hu until when a lane waits before its next attempt   timer for which a timer was asked   c:<lane>:<coalesce key> id that waits
@@ -10,9 +10,10 @@
 --   st state   rq the request (CORE below, one line each)   b body   k number of the last begin   n attempts that count   w of them, may be written
 --   pl place in the lane (before its time negative, in the order of acceptance)   rt next attempt not before   ep epoch and sa time of the last attempt
 --   ea ended   ex executed   rc reason   lt late   cd response code   res response   rb its bytes                  times in ms of Redis time
+--#include redis/append-event.lua
 local deviceKey, laneKey, normalKey, urgentKey, clockKey, dueKey, eventsKey, waitingKey =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local prefix, code, notAfterText, streamLength, keepMs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local prefix, code, notAfterText, keepMs = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local LANE_KEYS = { n = normalKey, u = urgentKey }
 -- A wake-up may be lost: who holds the device is told again after this.
@@ -29,6 +30,7 @@ local time = redis.call('TIME')
 local nowMs = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local isLate = notAfterText ~= '' and nowMs > tonumber(notAfterText)
 
+local events = openEvents(eventsKey)
 local row = redis.call('HMGET', deviceKey, 'rev', 'node', 'epoch', 'session', 'tags')
 local provisioned, node, epoch, session = row[1], row[2], row[3] or '0', row[4] or ''
 
@@ -98,9 +100,11 @@ local function announce(id, record, state, executed, reason, late, responseCode)
   if responseCode and responseCode ~= '' then data = data .. ',"responseCode":' .. responseCode end
   if late then data = data .. ',"late":true' end
   if record.job ~= '' then data = data .. ',"job":' .. cjson.encode(record.job) end
-  redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'command.' .. state, 'u', record.u, 't', nowText,
+  data = data .. '}'
+  addEvent(events, nowMs, { 'c', code, 'k', 'command.' .. state, 'u', record.u, 't', nowText,
     'e', record.ep ~= '' and record.ep or epoch, 's', session, 'n', '0', 'g', joinedTags(row[5]), 'q', id .. ':' .. state .. ':' .. record.k,
-    'd', data .. '}')
+    'd', data }, #data)
+  closeEvents(events)
 end
 
 local function finish(id, record, state, executed, reason)

@@ -1,11 +1,11 @@
 #!lua
 -- Guarantee: a direct call that was certainly not written becomes a waiting command at the end of its lane; or ends: where there is no room as
 --   failed with its Idempotency-Key free again, where a command accepted later under its coalesce key waits as superseded.
--- KEYS, ARGV 1–5: see lane.lua
--- ARGV  6 id   7 commands per lane   8 bytes per device
+-- KEYS, ARGV 1–4: see lane.lua
+-- ARGV  5 id   6 commands per lane   7 bytes per device
 -- Returns as submit.lua
 --#include lane.lua
-local id, maxCommands, maxBytes = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local id, maxCommands, maxBytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 local record = load(id)
 if not record then return { 'EXPIRED' } end
 if record.st ~= 'sent' or record.md ~= 'direct-then-queue' or record.ep ~= '0' then return { 'REPEATED', id, record.st } end

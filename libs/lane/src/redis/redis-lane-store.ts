@@ -40,8 +40,6 @@ import type {
 import { decodeCursor, encodeCursor } from './history-cursor.ts';
 
 export interface RedisLaneStoreOptions {
-  /** About how many entries the event stream of one shard keeps; the same number as its other writers use. */
-  readonly streamMaxLength: number;
   /** How long a record is kept after its end, ms. At least as long as an Idempotency-Key holds. */
   readonly keepMs: number;
   /** Folder of the scripts, for tests of the scripts themselves. */
@@ -332,9 +330,9 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
   }
 
   #args(code: DeviceCode, notAfterMs?: number): (string | number)[] {
-    const { streamMaxLength, keepMs } = this.#options;
+    const { keepMs } = this.#options;
     const notAfter = notAfterMs === undefined ? '' : Math.floor(notAfterMs);
-    return [this.#keyspace.prefixOf(code), code, notAfter, streamMaxLength, keepMs];
+    return [this.#keyspace.prefixOf(code), code, notAfter, keepMs];
   }
 }
 

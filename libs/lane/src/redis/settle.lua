@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Guarantee: the end of one attempt counts once, and only for the epoch and attempt that it belongs to (I3). A repeatable command whose answer
 --   did not come waits again at its place; every other one ends. An answer that comes late makes a guess true.
--- KEYS, ARGV 1–5: see lane.lua
--- ARGV  6 id   7 epoch   8 number of the begin   9 kind (answered timed_out lost refused)   10 success (1 0)   11 response code   12 response   13 reason
---       14 ms after its end in which an answer is taken   15 bytes kept in the record   16 life of a larger response, ms
+-- KEYS, ARGV 1–4: see lane.lua
+-- ARGV  5 id   6 epoch   7 number of the begin   8 kind (answered timed_out lost refused)   9 success (1 0)   10 response code   11 response   12 reason
+--       13 ms after its end in which an answer is taken   14 bytes kept in the record   15 life of a larger response, ms
 -- Returns {'SETTLED', state, late (1 0), ended} | {'REQUEUED', ms until the next attempt, ended} | {'STALE'}
 --#include lane.lua
 local id, attemptEpoch, attempt, kind, isSuccess, responseCode, response, reason =
-  ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1', ARGV[11], ARGV[12], ARGV[13]
-local lateMs, inlineBytes, resultMs = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16]
+  ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12]
+local lateMs, inlineBytes, resultMs = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15]
 
 local record = load(id)
 if not record or record.ep ~= attemptEpoch or record.k ~= tonumber(attempt) then return { 'STALE' } end

@@ -1,22 +1,22 @@
 #!lua
 -- Guarantee: a command is accepted once (by id, and by Idempotency-Key for its time), within the limits of its lane, at the end of its lane, or
 --   not at all. Direct ones are recorded as sent by the caller. What a refusal leaves behind: nothing.
--- KEYS, ARGV 1–5: see lane.lua, and KEYS 9 history  zset  {shard}
--- ARGV  6 id   7 mode   8 lane (n u)   9 method   10 url   11 body   12 timeout, ms   13 deadline   14 not before ('' = at once)
---       15 attempts allowed   16 backoff, ms   17 coalesce key   18 hash of the idempotency key   19 hash of the request   20 API key   21 job
---       22 retry of   23 who waits   24 commands per lane   25 bytes per device   26 length of the history   27 its life, ms   28 life of the key at least, ms
---       29 end of a direct call ('' in queue mode)
+-- KEYS, ARGV 1–4: see lane.lua, and KEYS 9 history  zset  {shard}
+-- ARGV  5 id   6 mode   7 lane (n u)   8 method   9 url   10 body   11 timeout, ms   12 deadline   13 not before ('' = at once)
+--       14 attempts allowed   15 backoff, ms   16 coalesce key   17 hash of the idempotency key   18 hash of the request   19 API key   20 job
+--       21 retry of   22 who waits   23 commands per lane   24 bytes per device   25 length of the history   26 its life, ms   27 life of the key at least, ms
+--       28 end of a direct call ('' in queue mode)
 -- Returns {'ACCEPTED', state, node, epoch, timer, ended} | {'REPEATED', id, state} | {'CONFLICT', id} | {'FULL', 'commands' | 'bytes'}
 --   | {'UNKNOWN'} | {'EXPIRED'} | {'LATE'}
 --#include lane.lua
 local historyKey = KEYS[9]
 local id, mode, laneName, method, url, body, timeoutMs, expiresAt, notBefore =
-  ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+  ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 local maxAttempts, backoff, coalesceKey, idempotencyHash, requestHash, keyId, job, retryOf, replyTo =
-  ARGV[15], ARGV[16], ARGV[17], ARGV[18], ARGV[19], ARGV[20], ARGV[21], ARGV[22], ARGV[23]
+  ARGV[14], ARGV[15], ARGV[16], ARGV[17], ARGV[18], ARGV[19], ARGV[20], ARGV[21], ARGV[22]
 local maxCommands, maxBytes, historyLength, historyMs, idempotencyMs =
-  tonumber(ARGV[24]), tonumber(ARGV[25]), tonumber(ARGV[26]), tonumber(ARGV[27]), tonumber(ARGV[28])
-local directUntil = ARGV[29]
+  tonumber(ARGV[23]), tonumber(ARGV[24]), tonumber(ARGV[25]), tonumber(ARGV[26]), tonumber(ARGV[27])
+local directUntil = ARGV[28]
 local isDirect = mode ~= 'queue'
 
 if isLate then return { 'LATE' } end

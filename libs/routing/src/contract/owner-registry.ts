@@ -457,7 +457,7 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
       const secondEpoch = claimed(await registry.claim(second));
       const events = await at.events(code);
       expect(
-        events.map(({ data, at: time, ...event }) => ({
+        events.map(({ data, at: _at, receivedAt: _receivedAt, ...event }) => ({
           ...event,
           data: JSON.parse(Buffer.from(data).toString()) as unknown,
         })),
@@ -485,10 +485,14 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
           seq: 0,
           tags: ['gate', 'north "1"', 'größe/2'],
           dedupKey: '',
+          images: '',
           data,
         })),
       );
-      for (const { at: time } of events) expect(time).toBeGreaterThanOrEqual(Math.floor(before));
+      for (const { at: time, receivedAt } of events) {
+        expect(time).toBeGreaterThanOrEqual(Math.floor(before));
+        expect(receivedAt).toBe(time);
+      }
     });
 
     test('a session notes the state of its subscription, and the note ends with it (protocol U6)', async () => {
@@ -836,7 +840,7 @@ class Side {
   }
 
   async presence(code: DeviceCode): Promise<unknown> {
-    return (await this.at.events(code)).map(({ at, epoch, data, ...event }) => ({
+    return (await this.at.events(code)).map(({ at: _at, receivedAt: _receivedAt, epoch, data, ...event }) => ({
       ...event,
       epoch: this.#order(code, epoch),
       data: JSON.parse(Buffer.from(data).toString()) as unknown,

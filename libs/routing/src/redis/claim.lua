@@ -10,14 +10,15 @@
 --       5 lane             hash    {shard}  exists while a command waits or is out
 -- ARGV  1 device code   2 node   3 session   4 revision that verified the Sign   5 not after, ms of Redis time   6 nonce TTL, ms
 --       7 address   8 vendor   9 device type   10 algorithm   11 data of presence.online, JSON
---       12 take-overs per window   13 window, ms   14 hold-down, ms   15 stream length, about
+--       12 take-overs per window   13 window, ms   14 hold-down, ms
 -- Returns {'CLAIMED', epoch, lane busy (1 0)} | the same and {…, previous node, its epoch, its session, since when in ms}
 --   | {'HELD', ms} | {'STALE'} | {'REPLAYED'} | {'LATE'}
+--#include redis/append-event.lua
 local deviceKey, nonceKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local code, node, session, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local notAfterMs, nonceTtlMs = tonumber(ARGV[5]), ARGV[6]
 local address, vendor, deviceType, algorithm, onlineData = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local takeOverLimit, windowMs, holdMs, streamLength = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+local takeOverLimit, windowMs, holdMs = ARGV[12], ARGV[13], ARGV[14]
 
 -- Lua's own tostring would write a microsecond time as 1.7e+15.
 local function integer(number)
@@ -31,6 +32,7 @@ local function joinedTags(json)
   return parsed and tags or ''
 end
 
+local events = openEvents(eventsKey)
 local time = redis.call('TIME')
 local nowUs = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local nowMs = math.floor(nowUs / 1000)
@@ -75,11 +77,12 @@ redis.call('PERSIST', deviceKey)
 redis.call('ZADD', ownedKey, 0, code)
 if oldNode then
   local offlineData = '{"reason":"superseded","node":' .. cjson.encode(oldNode) .. '}'
-  redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', nowText,
-    'e', oldEpoch, 's', oldSession, 'n', '0', 'g', tags, 'q', '', 'd', offlineData)
+  addEvent(events, nowMs, { 'c', code, 'k', 'presence.offline', 'u', '', 't', nowText, 'e', oldEpoch, 's', oldSession, 'n', '0', 'g', tags,
+    'q', '', 'd', offlineData }, #offlineData)
 end
-redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.online', 'u', '', 't', nowText,
-  'e', epochText, 's', session, 'n', '0', 'g', tags, 'q', '', 'd', onlineData)
+addEvent(events, nowMs, { 'c', code, 'k', 'presence.online', 'u', '', 't', nowText, 'e', epochText, 's', session, 'n', '0', 'g', tags,
+  'q', '', 'd', onlineData }, #onlineData)
+closeEvents(events)
 local laneBusy = redis.call('EXISTS', laneKey)
 if not oldNode then return { 'CLAIMED', epochText, laneBusy } end
 return { 'CLAIMED', epochText, laneBusy, oldNode, oldEpoch, oldSession, oldSince }

@@ -23,8 +23,6 @@ import { onlineData } from '../presence.ts';
 import { unexpectedReply, words } from './reply.ts';
 
 export interface RedisOwnerRegistryOptions {
-  /** About how many entries the event stream of one shard keeps; the same number as the event stream's own writer uses. */
-  readonly streamMaxLength: number;
   readonly flap?: Partial<FlapGuard>;
 }
 
@@ -40,7 +38,6 @@ const REAP_BATCH = 500;
 export class RedisOwnerRegistry implements OwnerRegistry {
   readonly #connection: RedisConnection;
   readonly #keyspace: Keyspace;
-  readonly #streamMaxLength: number;
   readonly #guard: FlapGuard;
   readonly #claim: Script;
   readonly #reclaim: Script;
@@ -48,10 +45,9 @@ export class RedisOwnerRegistry implements OwnerRegistry {
   readonly #annotate: Script;
 
   /** A state connection; the caller opens and closes it. */
-  constructor(connection: RedisConnection, keyspace: Keyspace, options: RedisOwnerRegistryOptions) {
+  constructor(connection: RedisConnection, keyspace: Keyspace, options: RedisOwnerRegistryOptions = {}) {
     this.#connection = connection;
     this.#keyspace = keyspace;
-    this.#streamMaxLength = options.streamMaxLength;
     this.#guard = flapGuard(options.flap);
     this.#claim = createScript(connection, CLAIM, 5);
     this.#reclaim = createScript(connection, RECLAIM, 5);
@@ -86,7 +82,6 @@ export class RedisOwnerRegistry implements OwnerRegistry {
           this.#guard.limit,
           this.#guard.windowMs,
           this.#guard.holdMs,
-          this.#streamMaxLength,
         ],
       ),
     );
@@ -122,7 +117,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
           this.#keyspace.events(shard),
           this.#keyspace.lane(code),
         ],
-        [code, from, epoch, to, session, this.#streamMaxLength],
+        [code, from, epoch, to, session],
       ),
     );
     if (reply[0] === 'RECLAIMED') {
@@ -137,7 +132,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     const [answer] = words(
       await this.#release(
         [this.#keyspace.device(code), this.#keyspace.owned(shard, node), this.#keyspace.events(shard)],
-        [code, node, epoch, reason, this.#streamMaxLength],
+        [code, node, epoch, reason],
       ),
     );
     if (answer === 'RELEASED') return { status: 'released' };
@@ -182,7 +177,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
       const keys = [ownedKey, this.#keyspace.events(shard), ...batch.map((code) => this.#keyspace.device(code))];
       // The number of keys differs from batch to batch; the text of the script is read once.
       const reap = createScript(this.#connection, REAP, keys.length);
-      const reply = words(await reap(keys, [node, this.#streamMaxLength, ...batch]));
+      const reply = words(await reap(keys, [node, ...batch]));
       if (reply[0] !== 'REAPED') throw unexpectedReply('reap', reply);
       offline += Number(reply[1]);
       left = Number(reply[2]);

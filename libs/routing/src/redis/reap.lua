@@ -6,10 +6,11 @@
 -- KEYS  1 owned codes    zset    {shard}  of the dead incarnation
 --       2 events         stream  {shard}
 --       3… device rows   hash    {shard}  in the order of the codes
--- ARGV  1 node   2 stream length, about   3… device codes
+-- ARGV  1 node   2… device codes
 -- Returns {'REAPED', devices turned offline, codes left in the index}
+--#include redis/append-event.lua
 local ownedKey, eventsKey = KEYS[1], KEYS[2]
-local node, streamLength = ARGV[1], ARGV[2]
+local node = ARGV[1]
 
 local function integer(number)
   return string.format('%.0f', number)
@@ -26,16 +27,18 @@ local time = redis.call('TIME')
 local nowMs = math.floor(tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000)
 local offlineData = '{"reason":"node_lost","node":' .. cjson.encode(node) .. '}'
 local offline = 0
+local events = openEvents(eventsKey)
 for i = 3, #KEYS do
-  local deviceKey, code = KEYS[i], ARGV[i]
+  local deviceKey, code = KEYS[i], ARGV[i - 1]
   local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'tags')
   if row[1] == node then
     redis.call('HDEL', deviceKey, 'node', 'session', 'since', 'sub')
     redis.call('HSET', deviceKey, 'off', 'node_lost', 'offAt', integer(nowMs))
-    redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs),
-      'e', row[2], 's', row[3] or '', 'n', '0', 'g', joinedTags(row[4]), 'q', '', 'd', offlineData)
+    addEvent(events, nowMs, { 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs), 'e', row[2], 's', row[3] or '', 'n', '0',
+      'g', joinedTags(row[4]), 'q', '', 'd', offlineData }, #offlineData)
     offline = offline + 1
   end
   redis.call('ZREM', ownedKey, code)
 end
+if offline > 0 then closeEvents(events) end
 return { 'REAPED', offline, redis.call('ZCARD', ownedKey) }

@@ -9,10 +9,11 @@
 --       3 owned codes   zset    {shard}  of the new incarnation
 --       4 events        stream  {shard}
 --       5 lane          hash    {shard}  exists while a command waits or is out
--- ARGV  1 device code   2 fenced node   3 its epoch   4 new node   5 session   6 stream length, about
+-- ARGV  1 device code   2 fenced node   3 its epoch   4 new node   5 session
 -- Returns {'RECLAIMED', epoch, lane busy (1 0)} | {'LOST'}
+--#include redis/append-event.lua
 local deviceKey, oldOwnedKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local code, from, oldEpoch, to, session, streamLength = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local code, from, oldEpoch, to, session = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local function integer(number)
   return string.format('%.0f', number)
@@ -25,6 +26,7 @@ local function joinedTags(json)
   return parsed and tags or ''
 end
 
+local events = openEvents(eventsKey)
 local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'rev', 'enabled', 'tags', 'addr')
 local node, epochNow, tags, address = row[1], row[2], joinedTags(row[6]), row[7] or ''
 local laneBusy = redis.call('EXISTS', laneKey)
@@ -46,10 +48,11 @@ redis.call('ZREM', oldOwnedKey, code)
 redis.call('ZADD', ownedKey, 0, code)
 if node then
   local offlineData = '{"reason":"fenced","node":' .. cjson.encode(from) .. '}'
-  redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs),
-    'e', oldEpoch, 's', row[3] or '', 'n', '0', 'g', tags, 'q', '', 'd', offlineData)
+  addEvent(events, nowMs, { 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs), 'e', oldEpoch, 's', row[3] or '', 'n', '0',
+    'g', tags, 'q', '', 'd', offlineData }, #offlineData)
 end
 local onlineData = '{"node":' .. cjson.encode(to) .. ',"session":' .. cjson.encode(session) .. ',"address":' .. cjson.encode(address) .. '}'
-redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.online', 'u', '', 't', integer(nowMs),
-  'e', integer(epoch), 's', session, 'n', '0', 'g', tags, 'q', '', 'd', onlineData)
+addEvent(events, nowMs, { 'c', code, 'k', 'presence.online', 'u', '', 't', integer(nowMs), 'e', integer(epoch), 's', session, 'n', '0',
+  'g', tags, 'q', '', 'd', onlineData }, #onlineData)
+closeEvents(events)
 return { 'RECLAIMED', integer(epoch), laneBusy }

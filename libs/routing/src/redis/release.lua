@@ -5,10 +5,11 @@
 -- KEYS  1 device row    hash    {shard}
 --       2 owned codes   zset    {shard}  of the releasing node
 --       3 events        stream  {shard}
--- ARGV  1 device code   2 node   3 epoch   4 reason, a word of OfflineReason   5 stream length, about
+-- ARGV  1 device code   2 node   3 epoch   4 reason, a word of OfflineReason
 -- Returns 'RELEASED' | 'STALE'
+--#include redis/append-event.lua
 local deviceKey, ownedKey, eventsKey = KEYS[1], KEYS[2], KEYS[3]
-local code, node, epoch, reason, streamLength = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local code, node, epoch, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local function integer(number)
   return string.format('%.0f', number)
@@ -21,6 +22,7 @@ local function joinedTags(json)
   return parsed and tags or ''
 end
 
+local events = openEvents(eventsKey)
 local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'tags')
 if row[1] ~= node then
   redis.call('ZREM', ownedKey, code)
@@ -34,6 +36,7 @@ redis.call('HDEL', deviceKey, 'node', 'session', 'since', 'sub')
 redis.call('HSET', deviceKey, 'off', reason, 'offAt', integer(nowMs))
 redis.call('ZREM', ownedKey, code)
 local offlineData = '{"reason":' .. cjson.encode(reason) .. ',"node":' .. cjson.encode(node) .. '}'
-redis.call('XADD', eventsKey, 'MAXLEN', '~', streamLength, '*', 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs),
-  'e', epoch, 's', row[3] or '', 'n', '0', 'g', joinedTags(row[4]), 'q', '', 'd', offlineData)
+addEvent(events, nowMs, { 'c', code, 'k', 'presence.offline', 'u', '', 't', integer(nowMs), 'e', epoch, 's', row[3] or '', 'n', '0',
+  'g', joinedTags(row[4]), 'q', '', 'd', offlineData }, #offlineData)
+closeEvents(events)
 return 'RELEASED'
