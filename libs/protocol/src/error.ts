@@ -91,6 +91,13 @@ export const ERRORS = {
     cause: 'The body exceeds the limit named in detail.',
     remedy: 'Send less.',
   },
+  range_not_satisfiable: {
+    status: 416,
+    retryable: false,
+    title: 'Range not satisfiable',
+    cause: 'The range begins behind the end of the resource; Content-Range tells its size.',
+    remedy: 'Ask for a range within the resource.',
+  },
   device_offline: {
     status: 503,
     retryable: true,

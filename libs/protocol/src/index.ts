@@ -6,6 +6,7 @@ export * from './id.ts';
 export * from './lapi/challenge.ts';
 export * from './lapi/device-request.ts';
 export * from './lapi/envelope.ts';
+export * from './lapi/image.ts';
 export * from './lapi/nonce.ts';
 export * from './lapi/notification.ts';
 export * from './lapi/register-path.ts';

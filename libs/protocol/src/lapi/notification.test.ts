@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { DeviceCode } from '../id.ts';
 import { readDeviceRequest } from './device-request.ts';
 import { readEnvelope } from './envelope.ts';
-import { dedupKeyOf, localTime, type Notification, notificationAnswer, readNotification } from './notification.ts';
+import { dedupKeyOf, happenedAt, type Notification, notificationAnswer, readNotification } from './notification.ts';
 
 const EVENT = '/LAPI/V1.0/System/Event/Notification/';
 const CODE = '210235TEST0000000001' as DeviceCode;
@@ -124,7 +124,13 @@ test('fields behind megabytes of pictures are found, and those inside the pictur
   expect(fields).toMatchObject({ relatedId: '"right"', seq: '"right"', ownSeq: undefined });
 });
 
-test('local time follows the time zone through daylight saving', () => {
-  expect(localTime(Date.UTC(2025, 6, 1, 23, 5, 9), 'Europe/Berlin')).toBe('2025-07-02 01:05:09');
-  expect(localTime(Date.UTC(2025, 0, 1, 23, 5, 9), 'Europe/Berlin')).toBe('2025-01-02 00:05:09');
+test('an event happened when its first time of 11.5 says, and at its receipt when there is none', () => {
+  const at = (data: string, timeZone?: string): number =>
+    happenedAt(read(`${EVENT}X`, data).fields, 1735776000_000, timeZone);
+  expect(at('{"TimeStamp":1735689600,"CurrentTime":1}')).toBe(1735689600_000);
+  expect(at('{"AlarmInfo":{"TimeStamp":"1735689600"}}')).toBe(1735689600_000);
+  expect(at('{"Timestamp":"20250101080000"}', 'Asia/Shanghai')).toBe(1735689600_000);
+  expect(at('{"TimeStamp":"2025\\/01\\/01 00:00:00"}')).toBe(1735689600_000);
+  for (const data of ['{}', '{"TimeStamp":null}', '{"TimeStamp":{}}', '{"TimeStamp":true}', '{"TimeStamp":0}'])
+    expect(at(data)).toBe(1735776000_000);
 });

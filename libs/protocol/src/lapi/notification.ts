@@ -1,4 +1,5 @@
-/** Answers "which event is this notification, how is it answered, and how does a consumer recognise a repeat?" (protocol 11)
+/** Answers "which event is this notification, when did it happen, how is it answered, and how does a consumer recognise a repeat?"
+ *  (protocol 11)
  *
  *  URL after `…/Event/Notification/`           kind of the event                 class
  *  Alarm                                        alarm.<AlarmType>                 stored
@@ -19,6 +20,7 @@ import { createHash } from 'node:crypto';
 import type { DeviceCode } from '../id.ts';
 import type { DeviceRequest } from './device-request.ts';
 import { pathOf } from './device-request.ts';
+import { deviceTime, localTime } from './device-time.ts';
 import { decodeString, findMembers, type Member, MemberNames } from './scan.ts';
 
 export interface Notification {
@@ -77,6 +79,11 @@ const PLAIN_KINDS: ReadonlySet<string> = new Set([
 ]);
 const LOSSY_KINDS: ReadonlySet<string> = new Set(['objectrealtimedata', 'radar.realtimeinfo']);
 
+/** Many per second, each soon outdated (class L of 11.1). */
+export function isLossyKind(kind: string): boolean {
+  return LOSSY_KINDS.has(kind);
+}
+
 /** Nested names match exactly; letter case is forgiven at the top level of a message only (6.3, row 4). */
 const DATA_NAMES = new MemberNames(
   ['Seq', 'RelatedID', 'TimeStamp', 'Timestamp', 'CurrentTime', 'AlarmType', 'NotificationType', 'AlarmInfo'],
@@ -97,7 +104,7 @@ const NO_FIELDS: NotificationFields = {
 export function readNotification(request: DeviceRequest, data: Buffer | undefined): Notification {
   const fields = readFields(data);
   const kind = kindOf(request, fields);
-  return { kind, delivery: LOSSY_KINDS.has(kind) ? 'lossy' : 'stored', fields };
+  return { kind, delivery: isLossyKind(kind) ? 'lossy' : 'stored', fields };
 }
 
 function kindOf(request: DeviceRequest, fields: NotificationFields): string {
@@ -196,20 +203,10 @@ function objectText(members: readonly (readonly [string, string | undefined])[])
   return `{${present.map(([name, token]) => `"${name}":${token}`).join(',')}}`;
 }
 
-/** One formatter per time zone; a fleet knows few. Beyond the bound they are made anew each time. */
-const formatters = new Map<string, Intl.DateTimeFormat>();
-const MAX_FORMATTERS = 64;
-
-/** `YYYY-MM-DD HH:MM:SS` on the clock of the time zone. */
-export function localTime(nowMs: number, timeZone: string): string {
-  if (timeZone === 'UTC') return new Date(nowMs).toISOString().slice(0, 19).replace('T', ' ');
-  let formatter = formatters.get(timeZone);
-  if (formatter === undefined) {
-    // Swedish writes dates the ISO way.
-    formatter = new Intl.DateTimeFormat('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'medium' });
-    if (formatters.size < MAX_FORMATTERS) formatters.set(timeZone, formatter);
-  }
-  return formatter.format(nowMs);
+/** When it happened, ms since the epoch: by the device's clock where it sent a time that can be read and can be true, else the receipt.
+ *  `timeZone` is the profile's, an IANA name. */
+export function happenedAt({ time }: NotificationFields, receivedMs: number, timeZone = 'UTC'): number {
+  return time === undefined ? receivedMs : deviceTime(scalarText(time), receivedMs, timeZone);
 }
 
 /** `DeviceCode|path|seq|time|type` (11.5); empty if the device sent nothing to count by. Long keys are replaced by their hash. */

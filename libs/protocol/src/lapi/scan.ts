@@ -358,8 +358,8 @@ export function scanJson(bytes: Buffer, names: MemberNames = NO_NAMES, maxKeys: 
   }
 }
 
-/** One past the closing quote; the text is known to be JSON. */
-function skipString(bytes: Buffer, start: number): number {
+/** One past the closing quote of the string whose first byte after the opening quote is `start`; the text is known to be JSON. */
+export function skipString(bytes: Buffer, start: number): number {
   const near = Math.min(start + NEAR_BYTES, bytes.length);
   let at = start;
   while (at < near) {
