@@ -185,6 +185,7 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
   const shared = {
     REDIS_URL: redisUrl,
     LAPI_SECRET_KEY: keptSecret(dataDir, 'secret-key', newKey),
+    LAPI_IMAGE_STORE: process.env.LAPI_IMAGE_STORE || `file:${path.join(dataDir, 'images')}`,
     LAPI_PROBE_HOST: '127.0.0.1',
     LAPI_PROBE_PORT: '0',
   };

@@ -178,7 +178,16 @@ ${table(
       'all processes',
       'profiles that the API accepts are unknown to an edge, which then uses `default`',
     ],
-    ['`LAPI_STREAM_MAX_LENGTH`', 'all processes', 'the smallest value wins, because every writer trims'],
+    [
+      '`LAPI_IMAGE_STORE`, `LAPI_IMAGE_S3_…`',
+      'all processes',
+      '404 for pictures that events refer to, and nobody removes old ones: [pictures](images.md)',
+    ],
+    [
+      '`LAPI_EVENT_RETENTION_SECONDS`, `LAPI_EVENT_RETENTION_BYTES`',
+      'all processes',
+      'the smallest value wins, because every writer trims',
+    ],
   ],
 )}
 
