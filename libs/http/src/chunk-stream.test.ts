@@ -156,3 +156,18 @@ test('end runs no onClosed', async () => {
   await eventually(() => server.plainConnections() === 0, 'closed');
   expect(closes).toBe(0);
 });
+
+test('an answer that cannot be completed breaks its connection, and looks like no whole one', async () => {
+  const { peer, stream, response } = await streaming();
+  let told = false;
+  stream.onClosed(() => {
+    told = true;
+  });
+  stream.write('data: 1\n\n');
+  await peer.until('data: 1\n\n');
+  stream.abort();
+  stream.abort();
+  expect([told, stream.ended, response.ended]).toEqual([true, true, true]);
+  await peer.untilClosed();
+  expect(peer.text()).not.toMatch(/\r\n0\r\n\r\n$/);
+});

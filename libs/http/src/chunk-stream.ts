@@ -8,8 +8,8 @@ import type { NativeResponse } from './uws.ts';
 export interface ChunkStreamOwner {
   /** The response was ended by `end()`. */
   ended(): void;
-  /** More is waiting than allowed; must abort the stream. */
-  overrun(): void;
+  /** More is waiting than allowed, or the rest cannot come; must abort the stream. */
+  drop(): void;
   /** Calls a listener and takes care of what it throws. */
   run(listener: (() => void) | undefined): void;
 }
@@ -46,7 +46,7 @@ export class ChunkStream implements StreamHandle {
       return this.#stuckBytes === 0;
     }
     if (this.bufferedBytes() + bytes > this.#maxBufferedBytes) {
-      this.#owner.overrun();
+      this.#owner.drop();
       return false;
     }
     this.#waiting.push(chunk);
@@ -77,6 +77,10 @@ export class ChunkStream implements StreamHandle {
     });
     this.#waiting = [];
     this.#owner.ended();
+  }
+
+  abort(): void {
+    if (this.#raw !== undefined) this.#owner.drop();
   }
 
   /** The peer left, or the connection was dropped. */

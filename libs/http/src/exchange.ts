@@ -221,7 +221,7 @@ export class Response extends Exchange implements ResponseHandle {
         this.raw = undefined;
         this.server.answered(this.remote);
       },
-      overrun: () => this.drop(),
+      drop: () => this.drop(),
       run: (callback) => this.guarded(callback),
     });
     this.#stream = stream;

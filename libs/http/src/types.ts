@@ -60,6 +60,8 @@ export interface StreamHandle {
   /** Called once if the peer leaves or is dropped before `end()`. */
   onClosed(callback: () => void): void;
   end(): void;
+  /** Drops the connection: for an answer that cannot be completed. `onClosed` runs. */
+  abort(): void;
 }
 
 export type RequestHandler = (request: RequestSnapshot, response: ResponseHandle) => void | Promise<void>;

@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { RedisEventStream, RedisPubSub } from '@lapi-broker/bus';
 import { createProfiles, createSecretVault, RedisDeviceStore } from '@lapi-broker/device';
+import { openImageStore } from '@lapi-broker/image';
 import { type ControlMessage, createNonceIssuer, encodeControlFrame } from '@lapi-broker/protocol';
 import {
   checkMeta,
@@ -34,6 +35,7 @@ import { SessionTable } from './device/session-table.ts';
 import { Wheel } from './device/wheel.ts';
 import { drainSessions } from './drain.ts';
 import { Outbox } from './event/outbox.ts';
+import { Pictures } from './event/pictures.ts';
 import { LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES } from './limits.ts';
 import { createEdgeMetrics } from './metrics.ts';
 import { Crossings } from './route/crossing.ts';
@@ -61,28 +63,38 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   const state = openConnection({ url, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   // Apart from the leases, because WAIT holds up what is behind it (I2).
   const claims = openConnection({ url, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
-  const barrier = new ReplicaBarrier(
-    claims,
-    config.LAPI_CONFIRM_CLAIMS === 'auto' && parseRedisUrl(url).kind !== 'standalone',
-  );
-  // Apart from the leases, so that megabytes of pictures never delay a renewal.
+  const replicated = parseRedisUrl(url).kind !== 'standalone';
+  const barrier = new ReplicaBarrier(claims, config.LAPI_CONFIRM_CLAIMS === 'auto' && replicated);
+  // Apart from the leases, so that neither megabytes of pictures nor WAIT ever delay a renewal. Carries only appends.
   const eventState = openConnection({ url, commandTimeoutMs: EVENT_TIMEOUT_MS }, 'state', onEvent);
   const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
   const redisClock = new RedisClock(monotonicMs);
-  const registry = new RedisOwnerRegistry(claims, keyspace, { streamMaxLength: config.LAPI_STREAM_MAX_LENGTH });
+  const registry = new RedisOwnerRegistry(claims, keyspace);
   const directory = new RedisNodeDirectory(state, keyspace);
   const pubsub = new RedisPubSub({ state, onEvent });
   const stream = new RedisEventStream({
     state: eventState,
     keyspace,
-    maxLength: config.LAPI_STREAM_MAX_LENGTH,
+    confirmed: config.LAPI_CONFIRM_EVENTS === 'auto' && replicated,
+    retention: {
+      maxAgeMs: config.LAPI_EVENT_RETENTION_SECONDS * 1_000,
+      maxBytes: config.LAPI_EVENT_RETENTION_BYTES,
+    },
   });
 
   const metrics = createMetrics('edge');
   const counts = createEdgeMetrics(metrics);
   const sessions = new SessionTable();
   const wheel = new Wheel<Session>(TICK_MS, clock.monotonicMs());
-  const outbox = new Outbox(stream, counts, monotonicMs);
+  const pictures = new Pictures({
+    store: openImageStore(config),
+    stream,
+    thresholdBytes: config.LAPI_IMAGE_THRESHOLD_BYTES,
+    monotonicMs,
+    metrics: counts,
+    changed: (works, facts) => (works ? log.info(facts, 'images.stored_again') : log.warn(facts, 'images.dropped')),
+  });
+  const outbox = new Outbox(pictures, counts, monotonicMs);
   const credentials = new CredentialCache(
     new RedisDeviceStore(state, keyspace),
     createSecretVault({
@@ -219,6 +231,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   const conversation = new Conversation({
     host,
     outbox,
+    pictures,
     clock,
     random: Math.random,
     subscriptionChanged: (session, view) => {
@@ -261,6 +274,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       await checkMeta(state, keyspace);
     }),
     { name: 'stream', stop: () => stream.stop() },
+    pictures,
     { name: 'bus', stop: () => pubsub.stop() },
     lanes,
     { name: 'inbox', stop: () => inbox.stop() },

@@ -8,10 +8,17 @@ export const ENVELOPE_BYTES = 4_096;
 export const MAX_SEND_BUFFER_BYTES = 32 * 1024 * 1024;
 /** A device with more than this waiting in its send buffer takes no further call (`device_busy`), bytes. */
 export const BUSY_SEND_BUFFER_BYTES = 256 * 1024;
-/** Protocol V4: events received and not yet stored, per session and per node. */
-export const MAX_UNSTORED_BYTES_PER_SESSION = 32 * 1024 * 1024;
-export const MAX_UNSTORED_EVENTS_PER_SESSION = 256;
-export const MAX_UNSTORED_BYTES_PER_NODE = 64 * 1024 * 1024;
+/** Protocol V4: events received and not yet stored, per session and per node; each class may fill a share (event/pressure.ts). */
+export const UNSTORED_LIMITS = {
+  sessionEvents: 256,
+  sessionBytes: 32 * 1024 * 1024,
+  nodeBytes: 64 * 1024 * 1024,
+} as const;
+/** What an event that waits costs beside its data; bounds the number of small ones. */
+export const EVENT_OVERHEAD_BYTES = 1_024;
+/** Pictures that wait for the image store: of one event so long, ms; of a node so many bytes, a share of what may be un-stored. */
+export const PICTURE_DEADLINE_MS = 2_000;
+export const MAX_PICTURE_BYTES_PER_NODE = 32 * 1024 * 1024;
 /** Protocol V3: no success answer for an event that the store did not take by then, ms. */
 export const STORE_DEADLINE_MS = 5_000;
 /** Protocol H12: one registration, store look-ups included, ms. */

@@ -26,9 +26,11 @@ export function createEdgeMetrics(metrics: Metrics) {
     frames: metrics.counter('lapi_device_frames_total', 'Frames from devices, by what they were.', ['type']),
     lateResponses: metrics.counter('lapi_late_responses_total', 'Responses whose Cseq no call waits for.'),
     commands: metrics.counter('lapi_edge_commands_total', 'Commands that reached this node, by outcome.', ['outcome']),
-    events: metrics.counter('lapi_edge_events_total', 'Stored notifications, by result.', ['result']),
+    events: metrics.counter('lapi_edge_events_total', 'Notifications, by class and by what became of them.', [
+      'class',
+      'result',
+    ]),
     heldAnswers: metrics.counter('lapi_register_held_total', 'Failing answers that were held back (protocol F13).'),
-    lossyDropped: metrics.counter('lapi_lossy_events_dropped_total', 'Class L notifications dropped under load.'),
     sendDropped: metrics.counter('lapi_send_dropped_total', 'Frames refused by a full send buffer; the session ends.'),
     fence: metrics.counter('lapi_fence_total', 'Times this node found its lease lapsed.'),
     reclaims: metrics.counter('lapi_reclaims_total', 'Sessions re-claimed after a fence, by result.', ['result']),
@@ -47,6 +49,17 @@ export function createEdgeMetrics(metrics: Metrics) {
       'lapi_lane_forgotten_ends_total',
       'Ends of attempts that the store did not take in time; it gives those attempts up by itself.',
     ),
-    unstoredBytes: metrics.gauge('lapi_unstored_event_bytes', 'Bytes received from devices and not yet stored.'),
+    pictures: metrics.counter('lapi_edge_images_total', 'Pictures taken out of events, by what became of them.', [
+      'result',
+    ]),
+    pictureBytes: metrics.counter('lapi_edge_image_bytes_total', 'Bytes of pictures that the image store took.'),
+    pictureSeconds: metrics.histogram(
+      'lapi_edge_image_put_seconds',
+      'From a picture taken out to its end: stored, refused or given up.',
+    ),
+    unstoredBytes: metrics.gauge(
+      'lapi_unstored_event_bytes',
+      'Events received and not yet stored, with their overhead.',
+    ),
   };
 }

@@ -2,14 +2,16 @@
 
 import { createHash } from 'node:crypto';
 import { type Broker, type RedisServer, startRedis, startTcpProxy, type TcpProxy } from '@lapi-broker/fixture';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import formats from 'ajv-formats';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { alarm, DEVICE_INFO, Device, picture, takeText } from './device.ts';
-import { EventReader } from './event-reader.ts';
+import { EventReader, type ReadEvent } from './event-reader.ts';
 import { PlatformSocket } from './platform-socket.ts';
 import { type Setting, startSetting, staysTrue, timed } from './setting.ts';
 
 const MiB = 1024 * 1024;
-const digest = (text: string): string => createHash('sha256').update(text).digest('hex');
+const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 
 describe('with the store at hand', () => {
   let setting: Setting;
@@ -68,7 +70,14 @@ describe('with the store at hand', () => {
       // Up to the alarm that came after them there are these two and no third.
       expect(end.of(device.code, 'structure').map(({ id }) => id)).toEqual(reader.events.map(({ id }) => id));
       const dataOf = (read: string): string => read.slice(read.indexOf('"data":') + 7, -1);
-      expect(reader.events.map(({ text: read }) => digest(dataOf(read)))).toEqual([digest(whole), digest(cut)]);
+      for (const [i, sent] of [whole, cut].entries()) {
+        const { text: read, images } = reader.events[i] as ReadEvent;
+        // The picture went elsewhere; every other byte is the device's.
+        const from = sent.indexOf('"Data":"') + 8;
+        const to = sent.indexOf('"', from);
+        expect(dataOf(read)).toBe(sent.slice(0, from) + String(images[0]?.url) + sent.slice(to));
+        expect(images[0]?.sha256).toBe(digest(Buffer.from(sent.slice(from, to), 'base64')));
+      }
     });
 
     test('L22: the fields come back as the tokens that were sent, and only those that were sent', async () => {
@@ -172,6 +181,51 @@ describe('with the store at hand', () => {
     });
   });
 
+  describe.concurrent('the event model', () => {
+    test('every event of a device, notification, presence and command, is one by the schema that the broker serves', async () => {
+      const served = await broker.api('/v1/event.schema.json');
+      expect(served.status).toBe(200);
+      expect((await broker.api('/v1/asyncapi.json')).json()).toMatchObject({ asyncapi: '3.0.0' });
+      const ajv = new Ajv2020({ strict: false, allErrors: true });
+      formats.default(ajv);
+      const isEvent = ajv.compile(served.json() as object);
+      const device = await Device.online(broker, { settings: { profile: 'quiet', tags: ['gate', 'north'] } });
+      await device.notify('Alarm', alarm(1));
+      await device.notify('Structure', structure('1', 8_192));
+      await device.notify('PeopleCount/LineRuleData', { LineNum: 0, LineRuleDataList: [] });
+      await device.request('/elsewhere', '{"Big":18446744073709551615}');
+      await device.request('/LAPI/V1.0/System/Radar/A/B', '{}');
+      const queued = { mode: 'queue', method: 'GET', url: DEVICE_INFO };
+      await broker.api(`/v1/devices/${device.code}/commands`, { method: 'POST', body: queued });
+      const reader = await EventReader.replay(broker, `device=${device.code}`);
+      await reader.until(({ kind }) => kind === 'command.sent', { deadlineMs: 30_000 });
+      const kinds = new Set(reader.events.map(({ kind }) => kind));
+      for (const kind of ['presence.online', 'structure', 'peoplecount.line', 'unhandled', 'radar.A.B', 'command.sent'])
+        expect(kinds).toContain(kind);
+      for (const { cursor: _, text, ...event } of reader.events) {
+        isEvent(event);
+        expect(isEvent.errors ?? [], text).toEqual([]);
+      }
+    });
+
+    test('`at` is when the device says that it happened, `receivedAt` when the broker heard of it', async () => {
+      const device = await Device.online(broker, { settings: { profile: 'quiet' } });
+      const before = Date.now();
+      const times = [{ TimeStamp: 1_735_689_600 }, { TimeStamp: '20250101000000' }, { TimeStamp: 12 }, {}];
+      for (const [i, time] of times.entries()) await device.notify('HealthData', { Seq: i, ...time });
+      const reader = await EventReader.replay(broker, `device=${device.code}&kind=healthdata`);
+      await reader.until(() => true, { times: times.length });
+      const [seconds, digits, implausible, absent] = reader.events;
+      expect([seconds?.at, digits?.at]).toEqual(Array(2).fill('2025-01-01T00:00:00.000Z'));
+      expect(implausible?.at).toBe(implausible?.receivedAt);
+      expect(absent?.at).toBe(absent?.receivedAt);
+      for (const { receivedAt } of reader.events) {
+        expect(Date.parse(receivedAt)).toBeGreaterThan(before - 1_000);
+        expect(Date.parse(receivedAt)).toBeLessThan(Date.now() + 1_000);
+      }
+    });
+  });
+
   describe.concurrent('L35', () => {
     test('L35: an alarm sent twice yields two deliveries with equal dedup keys, another alarm another key', async () => {
       const device = await Device.online(broker, { settings: { profile: 'quiet' } });
@@ -188,7 +242,7 @@ describe('with the store at hand', () => {
       expect(new Set(keys).size).toBe(4);
       expect(new Set(reader.events.map(({ id }) => id)).size).toBe(5);
       await device.notify('Alarm', {});
-      expect((await reader.until(() => true, { times: 6 })).dedupKey).toBeUndefined();
+      expect((await reader.until(() => true, { times: 6 })).dedupKey).toBeNull();
     });
 
     const exact =

@@ -25,7 +25,7 @@ test('an end that the store forgets when it falls back is told to it again, once
   const connection = openConnection({ url: redis.url, commandTimeoutMs: 2_000 }, 'state');
   await ready(connection, 5_000);
   const keyspace = createKeyspace('lanes');
-  const store = new RedisLaneStore(connection, keyspace, { streamMaxLength: 1_000, keepMs: 60_000 });
+  const store = new RedisLaneStore(connection, keyspace, { keepMs: 60_000 });
   const redisClock = new RedisClock();
   redisClock.observe(Date.now(), performance.now(), performance.now());
   const key = (): string => randomBytes(32).toString('base64');

@@ -80,7 +80,6 @@ export class Lanes implements LaneHost, Part {
       if (event === 'redis.ready') this.journal.tellAgain();
     });
     this.store = new RedisLaneStore(this.connection, keyspace, {
-      streamMaxLength: config.LAPI_STREAM_MAX_LENGTH,
       keepMs: config.LAPI_COMMAND_KEEP_SECONDS * 1_000,
     });
     this.barrier = new ReplicaBarrier(this.connection, config.LAPI_CONFIRM_COMMANDS === 'auto' && isReplicated);

@@ -10,6 +10,7 @@ import {
   type DeviceCall,
   dedupKeyOf,
   type EventRecord,
+  happenedAt,
   keepaliveText,
   looksUnmasked,
   notificationAnswer,
@@ -20,7 +21,8 @@ import {
 } from '@lapi-broker/protocol';
 import type { Clock } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
-import type { Outbox } from '../event/outbox.ts';
+import type { Outbox, StoreResult } from '../event/outbox.ts';
+import type { Picture, Pictures } from '../event/pictures.ts';
 import { SubscriptionKeeper, type SubscriptionView } from '../event/subscription-keeper.ts';
 import { MAX_MALFORMED_IN_A_ROW } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
@@ -34,6 +36,7 @@ const EMPTY_DATA = Buffer.from('{}');
 export interface ConversationOptions {
   readonly host: SessionHost;
   readonly outbox: Outbox;
+  readonly pictures: Pick<Pictures, 'takeOut'>;
   readonly clock: Clock;
   readonly random: () => number;
   readonly subscriptionChanged: (session: Session, view: SubscriptionView) => void;
@@ -136,11 +139,13 @@ export class Conversation {
       answerOk();
       return;
     }
+    // Copied: the message's bytes are gone when this callback returns (E8).
+    const { data, pictures } = this.options.pictures.takeOut(notification.kind, call.data ?? EMPTY_DATA, nowMs);
     const event: EventRecord = {
       code: session.code,
       kind: notification.kind,
       url: call.url,
-      at: nowMs,
+      at: happenedAt(notification.fields, nowMs, session.profile.timeZone),
       receivedAt: nowMs,
       epoch: session.epoch,
       session: session.id,
@@ -148,10 +153,9 @@ export class Conversation {
       tags: session.tags,
       dedupKey: dedupKeyOf(session.code, call.url, notification.fields),
       images: '',
-      // A copy: the message's bytes are gone when this callback returns (E8).
-      data: call.data === undefined ? EMPTY_DATA : Buffer.from(call.data),
+      data,
     };
-    this.publish(session, call, event, notification.delivery, answerOk);
+    this.publish(session, call, event, pictures, notification.delivery, answerOk);
   }
 
   /** V2–V4: stored first and answered then, or answered first where the class or the profile says so. */
@@ -159,26 +163,21 @@ export class Conversation {
     session: Session,
     call: DeviceCall,
     event: EventRecord,
+    pictures: readonly Picture[],
     delivery: 'stored' | 'lossy',
     answerOk: () => void,
   ): void {
-    const { outbox, metrics } = this.options;
-    if (delivery === 'lossy') {
+    const { outbox } = this.options;
+    if (delivery === 'lossy' || session.profile.ackMode === 'immediate') {
       answerOk();
-      outbox.store(session, event, (result) => {
-        if (result !== 'stored') metrics.lossyDropped.inc();
-      });
+      outbox.store(session, event, () => undefined, pictures);
       return;
     }
-    if (session.profile.ackMode === 'immediate') {
-      answerOk();
-      outbox.store(session, event, () => undefined);
-      return;
-    }
-    outbox.store(session, event, (result) => {
+    const stored = (result: StoreResult): void => {
       if (result === 'stored') answerOk();
       else this.answer(session, call, COMMON_ERROR);
-    });
+    };
+    outbox.store(session, event, stored, pictures);
   }
 
   private answer(session: Session, call: DeviceCall, code: number): void {

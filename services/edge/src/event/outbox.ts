@@ -1,66 +1,93 @@
 /** Stores what devices send and tells when it is stored, so that the device is answered after the store and not before (I5, V2).
- *  Bounds: bytes and events per session and bytes per node (V4); beyond them an event is refused at once. An event that the store has not
- *  taken within 5 s counts as not stored (V3); if it is stored later after all, consumers see a repeat with the same dedup key (V8).
+ *  Bounds: bytes and events per session, bytes per node (V4), shared out by class (pressure.ts); beyond them an event is refused at once. What
+ *  was given to the store counts until the store has settled it, also when its device has been told "not stored" before: it takes memory.
+ *  An event that the store has not taken within 5 s counts as not stored (V3); if it is stored later after all, consumers see a repeat with
+ *  the same dedup key (V8).
  *  Order: events of one device are given to the stream in arrival order (V5). Store away: every event is refused or fails by its deadline. */
 
-import type { EventStream } from '@lapi-broker/bus';
 import type { EventRecord } from '@lapi-broker/protocol';
 import type { Session } from '../device/session.ts';
-import {
-  MAX_UNSTORED_BYTES_PER_NODE,
-  MAX_UNSTORED_BYTES_PER_SESSION,
-  MAX_UNSTORED_EVENTS_PER_SESSION,
-  STORE_DEADLINE_MS,
-} from '../limits.ts';
+import { EVENT_OVERHEAD_BYTES, STORE_DEADLINE_MS, UNSTORED_LIMITS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
+import type { Picture } from './pictures.ts';
+import { type Budgets, classOfKind, type EventClass, refusedBy } from './pressure.ts';
 
 export type StoreResult = 'stored' | 'failed' | 'full';
 
+/** The event store, with its way to it: pictures go elsewhere first (pictures.ts). Events of one device keep their order. */
+export interface EventWay {
+  append(event: EventRecord, pictures: readonly Picture[]): Promise<unknown>;
+}
+
+/** The share of a session in what is not stored yet. Changed here only. */
+export type Sender = Pick<Session, 'unstoredEvents' | 'unstoredBytes'>;
+
+const NO_PICTURES: readonly Picture[] = [];
+
 interface Waiting {
-  readonly session: Session;
+  readonly sender: Sender;
+  readonly eventClass: EventClass;
   readonly bytes: number;
   readonly dueMs: number;
   readonly done: (result: StoreResult) => void;
 }
 
 export class Outbox {
-  private readonly stream: EventStream;
-  private readonly metrics: EdgeMetrics;
+  private readonly stream: EventWay;
+  private readonly metrics: Pick<EdgeMetrics, 'events'>;
   private readonly monotonicMs: () => number;
+  private readonly limits: Budgets;
   /** In order of arrival, so that the overdue ones are always at the front. */
   private readonly waiting = new Set<Waiting>();
-  private unstoredBytes = 0;
+  private heldEvents = 0;
+  private heldBytes = 0;
 
-  constructor(stream: EventStream, metrics: EdgeMetrics, monotonicMs: () => number) {
+  constructor(
+    stream: EventWay,
+    metrics: Pick<EdgeMetrics, 'events'>,
+    monotonicMs: () => number,
+    limits: Budgets = UNSTORED_LIMITS,
+  ) {
     this.stream = stream;
     this.metrics = metrics;
     this.monotonicMs = monotonicMs;
+    this.limits = limits;
   }
 
+  /** What the store has not settled; bytes include an overhead for each event. */
   get unstored(): { readonly events: number; readonly bytes: number } {
-    return { events: this.waiting.size, bytes: this.unstoredBytes };
+    return { events: this.heldEvents, bytes: this.heldBytes };
   }
 
-  /** `done` is called exactly once. `event.data` must stay unchanged until then. */
-  store(session: Session, event: EventRecord, done: (result: StoreResult) => void): void {
-    const bytes = event.data.byteLength;
-    const full =
-      session.unstoredEvents >= MAX_UNSTORED_EVENTS_PER_SESSION ||
-      session.unstoredBytes + bytes > MAX_UNSTORED_BYTES_PER_SESSION ||
-      this.unstoredBytes + bytes > MAX_UNSTORED_BYTES_PER_NODE;
-    if (full) {
-      this.metrics.events.inc({ result: 'full' });
+  /** `done` is called exactly once. `event.data` must stay unchanged until the store has settled it. `pictures`: taken out of the data. */
+  store(
+    sender: Sender,
+    event: EventRecord,
+    done: (result: StoreResult) => void,
+    pictures: readonly Picture[] = NO_PICTURES,
+  ): void {
+    const bytes = pictures.reduce(
+      (sum, picture) => sum + picture.bytes.length,
+      event.data.byteLength + event.images.length + EVENT_OVERHEAD_BYTES,
+    );
+    const eventClass = classOfKind(event.kind);
+    const used: Budgets = {
+      sessionEvents: sender.unstoredEvents,
+      sessionBytes: sender.unstoredBytes,
+      nodeBytes: this.heldBytes,
+    };
+    const budget = refusedBy(eventClass, bytes, used, this.limits);
+    if (budget !== undefined) {
+      this.metrics.events.inc({ class: eventClass, result: `${budget}_full` });
       done('full');
       return;
     }
-    const entry: Waiting = { session, bytes, dueMs: this.monotonicMs() + STORE_DEADLINE_MS, done };
-    session.unstoredEvents++;
-    session.unstoredBytes += bytes;
-    this.unstoredBytes += bytes;
+    const entry: Waiting = { sender, eventClass, bytes, dueMs: this.monotonicMs() + STORE_DEADLINE_MS, done };
+    this.hold(entry, 1);
     this.waiting.add(entry);
-    this.stream.append(event).then(
-      () => this.settle(entry, 'stored'),
-      () => this.settle(entry, 'failed'),
+    this.stream.append(event, pictures).then(
+      () => this.settled(entry, 'stored'),
+      () => this.settled(entry, 'failed'),
     );
   }
 
@@ -68,17 +95,26 @@ export class Outbox {
   look(nowMs: number): void {
     for (const entry of this.waiting) {
       if (entry.dueMs > nowMs) return;
-      this.settle(entry, 'failed');
+      this.tell(entry, 'failed', 'late');
     }
   }
 
-  private settle(entry: Waiting, result: 'stored' | 'failed'): void {
+  private settled(entry: Waiting, result: 'stored' | 'failed'): void {
+    this.hold(entry, -1);
+    this.tell(entry, result, result);
+  }
+
+  private hold({ sender, bytes }: Waiting, sign: 1 | -1): void {
+    sender.unstoredEvents += sign;
+    sender.unstoredBytes += sign * bytes;
+    this.heldEvents += sign;
+    this.heldBytes += sign * bytes;
+  }
+
+  private tell(entry: Waiting, result: StoreResult, counted: 'stored' | 'failed' | 'late'): void {
     // Absent when its deadline came first.
     if (!this.waiting.delete(entry)) return;
-    entry.session.unstoredEvents--;
-    entry.session.unstoredBytes -= entry.bytes;
-    this.unstoredBytes -= entry.bytes;
-    this.metrics.events.inc({ result });
+    this.metrics.events.inc({ class: entry.eventClass, result: counted });
     entry.done(result);
   }
 }
