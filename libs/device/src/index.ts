@@ -6,4 +6,4 @@ export { createProfiles, type Profile, type Profiles, type Subscription } from '
 export { MAX_LIST, MAX_TAGS, matchesFirmware } from './provisioning.ts';
 export { RedisDeviceStore } from './redis/device-store.ts';
 export { checkSecretStrength } from './secret-strength.ts';
-export { createSecretVault, type MasterKeys, type SecretVault } from './secret-vault.ts';
+export { createSecretVault, type MasterKeys, type SecretOwner, type SecretVault } from './secret-vault.ts';

@@ -42,7 +42,7 @@ test('the layout is version, key id, 12 bytes of iv, 16 of tag, ciphertext', () 
 test('a seal of one device does not open for another', () => {
   const vault = createSecretVault({ current: key() });
   const sealed = vault.seal(code, 'k9!Zr7_pQ2wX4vLm');
-  expect(() => vault.open('210235TEST0000000002' as DeviceCode, sealed)).toThrow(/belongs to another device/);
+  expect(() => vault.open('210235TEST0000000002' as DeviceCode, sealed)).toThrow(/belongs to another owner/);
 });
 
 test('one changed bit anywhere keeps a seal shut', () => {

@@ -1,5 +1,5 @@
-/** Seals device secrets for storage: AES-256-GCM under a master key that never enters the store. What was sealed for one device does not open
- *  for another, because the code is authenticated along. Two master keys can be held: new seals use the current one, old seals open with either,
+/** Seals secrets of devices and webhooks for storage: AES-256-GCM under a master key that never enters the store. What was sealed for one owner does
+ *  not open for another, because its name is authenticated along. Two master keys can be held: new seals use the current one, old seals open with either,
  *  so a rotation needs no downtime. A seal that does not open throws `internal` and says which key is missing; no secret is ever in a message.
  *
  *  offset  size  field
@@ -19,10 +19,13 @@ export interface MasterKeys {
   readonly previous?: Uint8Array | undefined;
 }
 
+/** No DeviceCode holds a slash, so the two kinds never meet. */
+export type SecretOwner = DeviceCode | `webhook/${string}`;
+
 export interface SecretVault {
-  seal(code: DeviceCode, secret: string): Uint8Array;
+  seal(owner: SecretOwner, secret: string): Uint8Array;
   /** Takes what `seal` made, under the current or the previous master key. */
-  open(code: DeviceCode, sealed: Uint8Array): string;
+  open(owner: SecretOwner, sealed: Uint8Array): string;
 }
 
 interface MasterKey {
@@ -41,17 +44,17 @@ export function createSecretVault(keys: MasterKeys): SecretVault {
   const current = masterKey('current', keys.current);
   const known = keys.previous === undefined ? [current] : [current, masterKey('previous', keys.previous)];
   return {
-    seal(code, secret) {
+    seal(owner, secret) {
       const head = Buffer.from([VERSION, current.id]);
       const iv = randomBytes(IV_BYTES);
-      const cipher = createCipheriv(CIPHER, current.bytes, iv, { authTagLength: TAG_BYTES }).setAAD(bound(head, code));
+      const cipher = createCipheriv(CIPHER, current.bytes, iv, { authTagLength: TAG_BYTES }).setAAD(bound(head, owner));
       const ciphertext = Buffer.concat([cipher.update(secret, 'utf8'), cipher.final()]);
       return Buffer.concat([head, iv, cipher.getAuthTag(), ciphertext]);
     },
-    open(code, sealed) {
+    open(owner, sealed) {
       const bytes = Buffer.from(sealed.buffer, sealed.byteOffset, sealed.byteLength);
       if (bytes.length < HEAD_BYTES || bytes[0] !== VERSION) {
-        throw failure(code, `it is no seal of version ${VERSION}`);
+        throw failure(owner, `it is no seal of version ${VERSION}`);
       }
       const id = bytes[1];
       // Two keys share an id once in 256 rotations, so each that fits is tried.
@@ -59,33 +62,33 @@ export function createSecretVault(keys: MasterKeys): SecretVault {
       if (fitting.length === 0) {
         const ids = known.map((key) => key.id).join(', ');
         throw failure(
-          code,
+          owner,
           `it was sealed under master key ${id}, configured are ${ids}; configure that key as the previous one`,
         );
       }
       let cause: unknown;
       for (const key of fitting) {
         try {
-          return decrypt(key, code, bytes);
+          return decrypt(key, owner, bytes);
         } catch (error) {
           cause = error;
         }
       }
-      throw failure(code, 'it was changed, belongs to another device, or was sealed under another master key', cause);
+      throw failure(owner, 'it was changed, belongs to another owner, or was sealed under another master key', cause);
     },
   };
 }
 
-function decrypt(key: MasterKey, code: DeviceCode, bytes: Buffer): string {
+function decrypt(key: MasterKey, owner: SecretOwner, bytes: Buffer): string {
   const iv = bytes.subarray(2, 2 + IV_BYTES);
   const decipher = createDecipheriv(CIPHER, key.bytes, iv, { authTagLength: TAG_BYTES })
-    .setAAD(bound(bytes.subarray(0, 2), code))
+    .setAAD(bound(bytes.subarray(0, 2), owner))
     .setAuthTag(bytes.subarray(2 + IV_BYTES, HEAD_BYTES));
   return Buffer.concat([decipher.update(bytes.subarray(HEAD_BYTES)), decipher.final()]).toString('utf8');
 }
 
-function bound(head: Uint8Array, code: DeviceCode): Buffer {
-  return Buffer.concat([head, Buffer.from(code)]);
+function bound(head: Uint8Array, owner: SecretOwner): Buffer {
+  return Buffer.concat([head, Buffer.from(owner)]);
 }
 
 function masterKey(name: string, bytes: Uint8Array): MasterKey {
@@ -96,6 +99,6 @@ function masterKey(name: string, bytes: Uint8Array): MasterKey {
   return { id, bytes: Buffer.from(bytes) };
 }
 
-function failure(code: DeviceCode, why: string, cause?: unknown): BrokerError {
-  return new BrokerError('internal', `the secret of device ${code} does not open: ${why}`, { cause });
+function failure(owner: SecretOwner, why: string, cause?: unknown): BrokerError {
+  return new BrokerError('internal', `the secret of ${owner} does not open: ${why}`, { cause });
 }

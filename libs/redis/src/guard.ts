@@ -5,7 +5,7 @@ import { BrokerError } from '@lapi-broker/protocol';
 
 /** First words of replies that mean "not now", not "not like this". All other errors of the client itself mean the same. */
 const NOT_NOW =
-  /^(?:LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|MOVED|ASK|OOM|MISCONF|NOREPLICAS|BUSY|UNBLOCKED|NOSCRIPT|NOAUTH|WRONGPASS)\b/;
+  /^(?:LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|MOVED|ASK|OOM|MISCONF|NOREPLICAS|BUSY|UNBLOCKED|NOSCRIPT|NOAUTH|WRONGPASS|ERR Script attempted to access a non local key)\b/;
 
 export function toBrokerError(cause: unknown): BrokerError {
   if (cause instanceof BrokerError) return cause;

@@ -8,25 +8,32 @@
 -- What an entry costs beside its data and pictures, roughly.
 local ENTRY_BYTES = 256
 
--- To be called before the first write of a script: while a Cluster moves the slot, the counter may be gone already, and then nothing may have
--- been changed.
-local function openEvents(eventsKey)
-  local stored = redis.call('HMGET', eventsKey .. ':count', 'n', 'b', 't', 'm')
-  return {
-    key = eventsKey, n = tonumber(stored[1] or 0), b = tonumber(stored[2] or 0), t = tonumber(stored[3] or 0), m = tonumber(stored[4] or 0),
-  }
-end
-
--- A stream that is ahead of its counter was written by somebody who does not count, or has lost its counter: number on from its last entry.
+-- Numbers on from the last entry of the stream: for one that is ahead of its counter, because somebody wrote it who does not count.
 local function catchUp(events)
   local facts = redis.call('XINFO', 'STREAM', events.key)
   for i = 1, #facts, 2 do
     if facts[i] == 'last-generated-id' then
       local ms, n = string.match(facts[i + 1], '^(%d+)-(%d+)$')
       events.t = math.max(events.t, tonumber(ms))
-      events.n = math.max(events.n, tonumber(n) + 1)
+      events.n = math.max(events.n, tonumber(n))
     end
   end
+end
+
+-- To be called before the first write of a script: while a Cluster moves the slot, the counter may be gone already, and then nothing may have
+-- been changed.
+local function openEvents(eventsKey)
+  local stored = redis.call('HMGET', eventsKey .. ':count', 'n', 'b', 't', 'm')
+  local events = {
+    key = eventsKey, n = tonumber(stored[1] or 0), b = tonumber(stored[2] or 0), t = tonumber(stored[3] or 0), m = tonumber(stored[4] or 0),
+  }
+  if not stored[1] and redis.call('EXISTS', eventsKey) == 1 then
+    -- The counter was lost: the stream has the last number still, and the last mark knows the bytes up to it.
+    catchUp(events)
+    events.b = tonumber(redis.call('ZRANGE', eventsKey .. ':marks', -1, -1, 'WITHSCORES')[2] or 0)
+    events.m = events.b
+  end
+  return events
 end
 
 local function lastId(events)
@@ -40,7 +47,9 @@ local function addEvent(events, nowMs, fields, bytes, first, last)
   events.t = math.max(events.t, nowMs)
   local added = redis.pcall('XADD', events.key, lastId(events), unpack(fields, first or 1, last or #fields))
   if type(added) == 'string' then return added end
+  events.n = events.n - 1
   catchUp(events)
+  events.n = events.n + 1
   return redis.call('XADD', events.key, lastId(events), unpack(fields, first or 1, last or #fields))
 end
 
