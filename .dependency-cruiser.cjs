@@ -25,6 +25,10 @@ const LIBS = {
   bus: ['protocol', 'redis'],
   lane: ['protocol', 'redis'],
   queue: ['protocol', 'redis'],
+  sink: [],
+  'sink-mqtt': ['sink'],
+  'sink-nats': ['sink'],
+  image: ['protocol'],
 };
 
 /** Third-party packages with one home. Test code and load generators may go around us on purpose, to be independent witnesses. */
@@ -32,6 +36,9 @@ const HOMES = {
   'uWebSockets.js': '^libs/http/',
   ioredis: '^libs/redis/',
   bullmq: '^libs/queue/',
+  mqtt: '^libs/sink-mqtt/',
+  '@nats-io': '^libs/sink-nats/',
+  aws4fetch: '^libs/image/',
   'cron-parser': '^services/command/src/schedule/cron[.]ts$',
   pino: '^libs/telemetry/',
   'prom-client': '^libs/telemetry/',
@@ -45,7 +52,7 @@ const PACKAGES = ['libs', 'services', 'test'].flatMap((group) =>
     return {
       dir,
       name: manifest.name,
-      runtime: Object.keys(manifest.dependencies ?? {}),
+      runtime: Object.keys({ ...manifest.dependencies, ...manifest.optionalDependencies }),
       tests: Object.keys(manifest.devDependencies ?? {}),
     };
   }),

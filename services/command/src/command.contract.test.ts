@@ -53,7 +53,7 @@ beforeAll(async () => {
   edge = await new FakeEdge('edge-1', {
     pubsub: edgeBus,
     keyspace,
-    registry: new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 1_000 }),
+    registry: new RedisOwnerRegistry(connection, keyspace),
     directory: new RedisNodeDirectory(connection, keyspace),
   }).start();
 });
@@ -542,7 +542,7 @@ describe('a node that dies', () => {
     const dying = await new FakeEdge('dying', {
       pubsub: edgeBus,
       keyspace,
-      registry: new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 1_000 }),
+      registry: new RedisOwnerRegistry(connection, keyspace),
       directory: new RedisNodeDirectory(connection, keyspace),
     }).start(1_500);
     const code = await device({}, false);

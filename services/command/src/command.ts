@@ -7,8 +7,17 @@
 import { RedisEventStream, RedisPubSub } from '@lapi-broker/bus';
 import { createProfiles, createSecretVault, RedisDeviceStore } from '@lapi-broker/device';
 import { createServer, type Server } from '@lapi-broker/http';
+import { openImageStore } from '@lapi-broker/image';
 import type { InstanceId } from '@lapi-broker/protocol';
-import { checkMeta, closeConnection, createKeyspace, openConnection, RedisClock, ready } from '@lapi-broker/redis';
+import {
+  checkMeta,
+  closeConnection,
+  createKeyspace,
+  openConnection,
+  parseRedisUrl,
+  RedisClock,
+  ready,
+} from '@lapi-broker/redis';
 import { RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
 import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
 import { createMetrics, createProbes, type Log } from '@lapi-broker/telemetry';
@@ -22,13 +31,18 @@ import { Dispatch } from './dispatch/dispatch.ts';
 import { OwnerCache } from './dispatch/owner-cache.ts';
 import { StoreTimeKeeper } from './dispatch/store-time.ts';
 import { EventFeed } from './event/event-feed.ts';
+import { EventRetention } from './event/retention.ts';
+import { createGroups } from './group/parts.ts';
 import { API_HEADERS, DOCUMENTED, registerApi } from './http/api.ts';
+import { createAsyncApi } from './http/asyncapi.ts';
 import { BodyBudget } from './http/body-budget.ts';
 import type { Broker } from './http/broker.ts';
 import { renderDocsPage } from './http/docs-page.ts';
+import { eventJsonSchema } from './http/event-schema.ts';
 import type { ApiObserver } from './http/observer.ts';
 import { createOpenApi } from './http/openapi.ts';
 import type { EventConnections } from './http/stream.ts';
+import { createSweepLock, ImageRetention } from './image/retention.ts';
 import { createJobs } from './job/parts.ts';
 import { createLanes } from './lane/parts.ts';
 import { LIMITS } from './limits.ts';
@@ -36,6 +50,8 @@ import { createCommandMetrics } from './metrics.ts';
 import { NodeWatch } from './node/node-watch.ts';
 import { createReapLock, Reaper } from './node/reaper.ts';
 import { createSchedules } from './schedule/parts.ts';
+import { createSinks } from './sink/parts.ts';
+import { createWebhooks } from './webhook/parts.ts';
 
 export const VERSION = '0.1.0';
 
@@ -60,11 +76,28 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const instance = `c${customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 15)()}` as InstanceId;
   const state = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   const submits = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  // Events of the broker itself, apart because WAIT holds up what is behind it.
+  const appends = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
+  const consumers = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
-  const streamMaxLength = config.LAPI_STREAM_MAX_LENGTH;
   const pubsub = new RedisPubSub({ state, onEvent });
-  const stream = new RedisEventStream({ state, keyspace, maxLength: streamMaxLength, onEvent });
-  const registry = new RedisOwnerRegistry(state, keyspace, { streamMaxLength });
+  const stream = new RedisEventStream({
+    state,
+    appends,
+    keyspace,
+    confirmed: config.LAPI_CONFIRM_EVENTS === 'auto' && parseRedisUrl(config.REDIS_URL).kind !== 'standalone',
+    retention: {
+      maxAgeMs: config.LAPI_EVENT_RETENTION_SECONDS * 1_000,
+      maxBytes: config.LAPI_EVENT_RETENTION_BYTES,
+    },
+    onEvent,
+  });
+  const retention = new EventRetention({
+    stream,
+    intervalMs: LIMITS.eventTrimMs,
+    onFailure: () => counts.trimFailures.inc(),
+  });
+  const registry = new RedisOwnerRegistry(state, keyspace);
   const directory = new RedisNodeDirectory(state, keyspace);
   const devices = new RedisDeviceStore(state, keyspace);
   const keys = new RedisApiKeyStore(state, keyspace, LIMITS.apiKeys);
@@ -156,6 +189,56 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const perSecond = config.LAPI_KEY_REQUESTS_PER_SECOND;
   const access = new Access(keys, new RateLimit(perSecond, 2 * perSecond, LIMITS.apiKeys), LIMITS, monotonicMs);
   const feed = new EventFeed({ stream, shardOf: (code) => keyspace.shardOf(code), clock, log });
+  const groups = createGroups({
+    config,
+    state: consumers,
+    keyspace,
+    stream,
+    feed,
+    instance,
+    metrics,
+    log,
+    monotonicMs,
+  });
+  const vault = createSecretVault({
+    current: Buffer.from(config.LAPI_SECRET_KEY, 'base64'),
+    ...(config.LAPI_SECRET_KEY_PREVIOUS === undefined
+      ? {}
+      : { previous: Buffer.from(config.LAPI_SECRET_KEY_PREVIOUS, 'base64') }),
+  });
+  const webhooks = createWebhooks({
+    config,
+    version: VERSION,
+    state,
+    submits,
+    keyspace,
+    stream,
+    groups: groups.groups,
+    vault,
+    time: redisClock,
+    metrics,
+    log,
+    onEvent,
+    monotonicMs,
+  });
+  const sinks = createSinks({
+    sinks: config.sinks,
+    groups: groups.groups,
+    metrics,
+    log,
+    random: Math.random,
+    monotonicMs,
+  });
+  metrics.observed(
+    'lapi_event_stream_entries',
+    'Events kept for replay, of the whole installation.',
+    () => retention.entries,
+  );
+  metrics.observed(
+    'lapi_event_stream_bytes',
+    'Their bytes, about, as LAPI_EVENT_RETENTION_BYTES counts them.',
+    () => retention.bytes,
+  );
   metrics.observed('lapi_event_subscribers', 'Live subscriptions.', () => feed.counts.subscribers);
   metrics.observed(
     'lapi_event_subscribers_behind',
@@ -174,6 +257,19 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     () => feed.counts.slowClosed,
   );
   metrics.observed('lapi_event_connections', 'Live event connections.', () => connections?.count ?? 0);
+
+  const images = openImageStore(config);
+  const imageRetention = new ImageRetention({
+    store: images,
+    hours: config.LAPI_IMAGE_RETENTION_HOURS,
+    intervalMs: LIMITS.imageSweepMs,
+    lock: createSweepLock(state, keyspace, instance),
+    nowMs: () => clock.nowMs(),
+    random: Math.random,
+    onSwept: (hours) => counts.imageHoursSwept.inc(hours),
+    onFailure: () => counts.imageSweepFailures.inc(),
+    log,
+  });
 
   let leaving = false;
   let connections: EventConnections | undefined;
@@ -200,13 +296,11 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     lanes,
     jobs: jobs.jobs,
     schedules: schedules.schedules,
+    groups: groups.groups,
+    webhooks: { all: webhooks.webhooks, rules: webhooks.rules },
+    images,
     devices,
-    vault: createSecretVault({
-      current: Buffer.from(config.LAPI_SECRET_KEY, 'base64'),
-      ...(config.LAPI_SECRET_KEY_PREVIOUS === undefined
-        ? {}
-        : { previous: Buffer.from(config.LAPI_SECRET_KEY_PREVIOUS, 'base64') }),
-    }),
+    vault,
     registry,
     directory,
     nodes,
@@ -217,7 +311,12 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     directBodyBytes: config.LAPI_DIRECT_BODY_BYTES,
     apiBodyBytes: config.LAPI_API_BODY_BYTES,
     bodies,
-    document: { json: JSON.stringify(document), html: renderDocsPage(document) },
+    documents: {
+      openapi: JSON.stringify(document),
+      asyncapi: JSON.stringify(createAsyncApi(VERSION)),
+      eventSchema: JSON.stringify(eventJsonSchema()),
+      html: renderDocsPage(document),
+    },
     nowMs: () => clock.nowMs(),
     ready: readiness,
   };
@@ -260,17 +359,19 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     {
       name: 'store',
       start: async () => {
-        await Promise.all([ready(state, CONNECT_DEADLINE_MS), ready(submits, CONNECT_DEADLINE_MS)]);
+        await Promise.all([state, submits, appends, consumers].map((each) => ready(each, CONNECT_DEADLINE_MS)));
         await checkMeta(state, keyspace);
         if (config.LAPI_API_KEY !== undefined) await storeBootstrapKey(keys, config.LAPI_API_KEY, clock.nowMs());
       },
       stop: async () => {
-        await Promise.all([closeConnection(state), closeConnection(submits)]);
+        await Promise.all([state, submits, appends, consumers].map((each) => closeConnection(each)));
       },
     },
     { name: 'stream', stop: () => stream.stop() },
     { name: 'bus', stop: () => pubsub.stop() },
     time,
+    retention,
+    imageRetention,
     reaper,
     nodes,
     ...lanes.parts,
@@ -279,6 +380,9 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     dispatch,
     lanes.waits,
     feed,
+    ...groups.parts,
+    ...webhooks.parts,
+    ...sinks,
     {
       name: 'api',
       start: listen,

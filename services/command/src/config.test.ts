@@ -55,6 +55,9 @@ describe('settings', () => {
       'LAPI_SECRET_KEY',
       'LAPI_SECRET_KEY_PREVIOUS',
       'LAPI_API_KEY',
+      'LAPI_SINK_NATS_URL',
+      'LAPI_SINK_MQTT_URL',
+      'LAPI_IMAGE_S3_SECRET_KEY',
     ]);
   });
 

@@ -1,11 +1,16 @@
 /** The command service's settings: the one place that reads its environment. All problems are reported together, before anything opens. */
 
 import { readFileSync } from 'node:fs';
+import { DEFAULT_RETENTION } from '@lapi-broker/bus';
 import { createProfiles } from '@lapi-broker/device';
+import { hasS3Credentials, IMAGE_STORE_VARIABLES, S3_CREDENTIALS_FAULT } from '@lapi-broker/image';
 import { parseRedisUrl } from '@lapi-broker/redis';
 import { acceptedBy, readConfig, secret } from '@lapi-broker/runtime';
 import { z } from 'zod';
 import { LIMIT_VARIABLES } from './limits.ts';
+import { SINK_VARIABLES, type SinkSettings, sinksOf } from './sink/sink-settings.ts';
+import { parseRanges } from './webhook/address-rules.ts';
+import { parsePorts } from './webhook/target.ts';
 
 const port = (fallback: number) => z.coerce.number().int().min(0).max(65_535).default(fallback);
 const masterKey = () =>
@@ -55,17 +60,76 @@ export const CommandSettings = z
       .superRefine(acceptedBy((file) => createProfiles(readJson(file))))
       .optional()
       .describe('JSON file with device profiles that add to the built-in ones; the same file as on the edges.'),
-    LAPI_STREAM_MAX_LENGTH: z.coerce
+    LAPI_EVENT_RETENTION_SECONDS: z.coerce
       .number()
       .int()
-      .min(100)
-      .default(10_000)
-      .describe('Events kept per shard for replay (approximately); the same number as on the edges.'),
+      .min(60)
+      .max(30 * 24 * 3_600)
+      .default(DEFAULT_RETENTION.maxAgeMs / 1_000)
+      .describe('How long events are kept for replay; the same number as on the edges.'),
+    LAPI_EVENT_RETENTION_BYTES: z.coerce
+      .number()
+      .int()
+      .min(1024 * 1024)
+      .max(1024 ** 4)
+      .default(DEFAULT_RETENTION.maxBytes)
+      .describe(
+        'Events kept per shard for replay, in bytes: their data and 256 for each; the oldest go first. The same number as on the edges.',
+      ),
+    LAPI_CONFIRM_EVENTS: z
+      .enum(['auto', 'off'])
+      .default('auto')
+      .describe(
+        'auto: where Redis has replicas (Sentinel, Cluster), an event of the broker itself (of a job, a schedule) counts as stored once a replica has it; off: a failover may forget the last ones.',
+      ),
     LAPI_CONFIRM_COMMANDS: z
       .enum(['auto', 'off'])
       .default('auto')
       .describe(
         'auto: where Redis has replicas (Sentinel, Cluster), a queued command is accepted once a replica has it, else 503; off: a failover may forget the last ones.',
+      ),
+    LAPI_SUBSCRIPTIONS: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .max(500)
+      .default(200)
+      .describe(
+        'Durable subscriptions at most, those of webhooks and sinks included; the same number on all processes.',
+      ),
+    LAPI_WEBHOOK_ALLOW: z
+      .string()
+      .superRefine(acceptedBy(parseRanges))
+      .default('')
+      .describe(
+        'Addresses and ranges that are not public and may be those of webhooks all the same, with commas between: 10.1.0.0/16,fd00:1::/32.',
+      ),
+    LAPI_WEBHOOK_ALLOW_HTTP: z
+      .stringbool()
+      .default(false)
+      .describe('Let the URL of a webhook begin with http:// as well (port 80). Events then travel unencrypted.'),
+    LAPI_WEBHOOK_PORTS: z
+      .string()
+      .superRefine(acceptedBy(parsePorts))
+      .default('')
+      .describe('Ports that the URL of a webhook may have beside the usual one, with commas between: 8443,9443.'),
+    LAPI_WEBHOOK_DISABLE_HOURS: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(720)
+      .default(24)
+      .describe('A webhook whose requests did nothing but fail for so many hours is switched off.'),
+    ...SINK_VARIABLES,
+    ...IMAGE_STORE_VARIABLES,
+    LAPI_IMAGE_RETENTION_HOURS: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(24 * 366)
+      .default(24)
+      .describe(
+        'How long pictures are kept at least; those of a whole hour are then removed together, by one process.',
       ),
     LAPI_DRAIN_SECONDS: z.coerce
       .number()
@@ -90,9 +154,13 @@ export const CommandSettings = z
   .refine(({ LAPI_BODIES_BYTES, LAPI_DIRECT_BODY_BYTES }) => LAPI_BODIES_BYTES >= LAPI_DIRECT_BODY_BYTES, {
     path: ['LAPI_BODIES_BYTES'],
     message: 'must be at least LAPI_DIRECT_BODY_BYTES, else a body of that size could never pass',
-  });
+  })
+  .refine(hasS3Credentials, S3_CREDENTIALS_FAULT);
 
-export type CommandConfig = Readonly<z.infer<typeof CommandSettings>> & { readonly profileOverrides: unknown };
+export type CommandConfig = Readonly<z.infer<typeof CommandSettings>> & {
+  readonly profileOverrides: unknown;
+  readonly sinks: readonly SinkSettings[];
+};
 
 /** Throws ConfigError that lists every problem. */
 export function readCommandConfig(env: NodeJS.ProcessEnv): CommandConfig {
@@ -101,6 +169,7 @@ export function readCommandConfig(env: NodeJS.ProcessEnv): CommandConfig {
   return Object.freeze({
     ...config,
     profileOverrides: file === undefined ? {} : readJson(file),
+    sinks: sinksOf(config),
   });
 }
 

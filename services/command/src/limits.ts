@@ -105,6 +105,13 @@ export const LIMIT_VARIABLES = {
     .max(10_000)
     .default(1_000)
     .describe('Schedules of the whole installation, paused ones included; above it 429.'),
+  LAPI_WEBHOOKS: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(500)
+    .default(100)
+    .describe('Webhooks of the whole installation, disabled ones included; above it 429.'),
   LAPI_KEY_REQUESTS_PER_SECOND: z.coerce
     .number()
     .min(0)
@@ -155,6 +162,10 @@ export const LIMITS = {
   replyGraceMs: 250,
   /** Between two sweeps over the pending commands: the resolution of every deadline here. */
   sweepMs: 100,
+  /** Between two looks at how much of a shard's events is kept. */
+  eventTrimMs: 5_000,
+  /** Between two sweeps over the pictures, of all processes together. */
+  imageSweepMs: 600_000,
   /** Open connections to the API, event streams included, WebSockets not; further ones are closed at once. */
   connections: 20_000,
   /** RequestURL with its query (protocol C5). */

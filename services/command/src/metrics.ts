@@ -41,6 +41,15 @@ export function createCommandMetrics(metrics: Metrics) {
     answered: (route: string, status: number) => requests.inc({ route, status: String(status) }),
     reaped: metrics.counter('lapi_reaped_devices_total', 'Devices turned offline because their node died.'),
     directoryFailures: metrics.counter('lapi_directory_failures_total', 'Looks at the node directory that failed.'),
+    trimFailures: metrics.counter(
+      'lapi_event_trim_failures_total',
+      'Looks at how much of a shard of the events is kept that failed.',
+    ),
+    imageHoursSwept: metrics.counter(
+      'lapi_image_hours_swept_total',
+      'Hours of pictures removed at the end of their time.',
+    ),
+    imageSweepFailures: metrics.counter('lapi_image_sweep_failures_total', 'Sweeps over the pictures that failed.'),
     defects: metrics.counter('lapi_defects_total', 'Requests answered `internal`; each is in the log.'),
   };
 }

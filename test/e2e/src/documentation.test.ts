@@ -1,5 +1,6 @@
 /** What docs/ shows to platform developers runs as it is printed: the example programs against a real broker and a simulated device. */
 
+import { randomBytes } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { Broker, freePort, type RunningProcess, startProcess, waitFor } from '@lapi-broker/fixture';
 import { SimulatedDevice } from '@lapi-broker/fleet';
@@ -10,11 +11,18 @@ const CODE = '210235SIMN0000000001';
 let broker: Broker;
 let api: Readonly<Record<string, string>>;
 let device: SimulatedDevice;
+let receiverPort: string;
 
 beforeAll(async () => {
   broker = await Broker.start({ edges: 1, commands: 0 });
-  // Chosen here, because one test starts the service again at the same place.
-  api = { LAPI_API_PORT: String(await freePort()) };
+  receiverPort = String(await freePort());
+  api = {
+    // Chosen here, because one test starts the service again at the same place.
+    LAPI_API_PORT: String(await freePort()),
+    LAPI_WEBHOOK_ALLOW: '127.0.0.1',
+    LAPI_WEBHOOK_ALLOW_HTTP: 'true',
+    LAPI_WEBHOOK_PORTS: receiverPort,
+  };
   await broker.addCommand(api);
   const secret = await broker.provision(CODE, { type: 'nvr', profile: 'nvr' });
   device = new SimulatedDevice({ code: CODE, secret, profile: 'nvr', urls: [broker.edgeUrl()], rates: { alarm: 120 } });
@@ -106,4 +114,49 @@ test('job.mjs carries a command to every device of a type and prints the table',
   const program = await example('job.mjs', broker.commands.at(-1)?.url ?? '', 'nvr');
   await line(program, /^1 devices, 1 of them online/);
   await line(program, new RegExp(`^${CODE},succeeded`));
+});
+
+test('consumer.mjs handles alarms, and those that came while it was away', async () => {
+  const url = broker.commands.at(-1)?.url ?? '';
+  const lag = async (): Promise<number> => {
+    const headers = { authorization: `Bearer ${broker.apiKey}` };
+    const answer = (await (await fetch(`${url}/v1/subscriptions/example`, { headers })).json()) as { lag: number };
+    return answer.lag;
+  };
+  const alarm = new RegExp(`^\\S+Z ${CODE} alarm\\.`);
+  const first = await example('consumer.mjs', url, 'example');
+  await line(first, alarm);
+  await first.stop();
+  await waitFor(async () => (await lag()) > 0, { deadlineMs: 20_000, what: 'an event that it has not seen' });
+  const startedAt = new Date().toISOString();
+  const second = await example('consumer.mjs', url, 'example');
+  const [at = ''] = (await line(second, alarm)).split(' ');
+  expect(at < startedAt).toBe(true);
+  await second.stop();
+});
+
+test('webhook-receiver.mjs takes what is signed, and nothing else', async () => {
+  const secret = `whsec_${randomBytes(32).toString('base64')}`;
+  const program = await startProcess({
+    name: 'webhook-receiver.mjs',
+    args: [fileURLToPath(new URL('../../../docs/example/webhook-receiver.mjs', import.meta.url)), receiverPort],
+    env: { SECRET: secret },
+    ready: (text) => text,
+  });
+  const target = `http://127.0.0.1:${receiverPort}/`;
+  const post = (path: string, body: unknown): Promise<Response> =>
+    fetch(`${broker.commands.at(-1)?.url}/v1/webhooks${path}`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${broker.apiKey}` },
+      body: JSON.stringify(body),
+    });
+  const { id } = (await (await post('', { url: target, secret })).json()) as { id: string };
+  expect(await (await post(`/${id}/test`, undefined)).json()).toMatchObject({ status: 204 });
+  await line(program, /^test received/);
+  await line(program, new RegExp(`^\\S+Z ${CODE} alarm\\.`));
+  // Whoever has another secret, or none.
+  await post(`/${id}/rotate-secret`, { overlapSeconds: 0 });
+  expect(await (await post(`/${id}/test`, undefined)).json()).toMatchObject({ status: 401 });
+  expect((await fetch(target, { method: 'POST', body: '{}' })).status).toBe(401);
+  await program.kill();
 });

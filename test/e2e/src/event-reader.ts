@@ -6,14 +6,16 @@ import { type Broker, waitFor } from '@lapi-broker/fixture';
 
 export interface PlatformEvent {
   readonly id: string;
+  readonly seq: number;
   readonly code: string;
   readonly kind: string;
   readonly url: string;
   readonly at: string;
+  readonly receivedAt: string;
   readonly epoch: number;
-  readonly seq?: number;
-  readonly tags?: readonly string[];
-  readonly dedupKey?: string;
+  readonly tags: readonly string[];
+  readonly dedupKey: string | null;
+  readonly images: readonly Record<string, unknown>[];
   readonly data: Record<string, unknown>;
 }
 

@@ -30,13 +30,17 @@ export function closeSockets(): void {
 export class PlatformSocket {
   readonly messages: SocketMessage[] = [];
   closeCode: number | undefined;
+  /** For clients that answer at once. */
+  onMessage: (message: SocketMessage) => void = () => undefined;
   readonly #socket: WebSocket;
 
   private constructor(socket: WebSocket) {
     this.#socket = socket;
     socket.on('message', (bytes: Buffer) => {
       const text = bytes.toString();
-      this.messages.push({ ...(JSON.parse(text) as SocketMessage), text });
+      const message = { ...(JSON.parse(text) as SocketMessage), text };
+      this.messages.push(message);
+      this.onMessage(message);
     });
     socket.on('close', (code) => {
       this.closeCode = code;

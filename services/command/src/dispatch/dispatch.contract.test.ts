@@ -70,7 +70,7 @@ interface FixtureOptions {
 
 async function fixture({ pendingCommands = 100, cacheMs = 60_000, wrap = (pubsub) => pubsub }: FixtureOptions = {}) {
   connection = await connect();
-  const registry = new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 1_000 });
+  const registry = new RedisOwnerRegistry(connection, keyspace);
   const directory = new RedisNodeDirectory(connection, keyspace);
   const devices = new RedisDeviceStore(connection, keyspace);
   const nodes = new NodeWatch({ directory, intervalMs: 50, staleMs: 10_000, monotonicMs, random: Math.random });

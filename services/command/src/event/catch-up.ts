@@ -85,9 +85,10 @@ export class CatchUp {
     if (!left) progress.queue = [];
   }
 
-  /** Drops what is read and waiting, to hold no memory while the subscriber does not take it; it is read again. */
-  forget(): void {
-    for (const progress of this.#shards.values()) {
+  /** Drops what is read and waiting, of all shards or of one: it is read again. */
+  forget(shard?: number): void {
+    const dropped = shard === undefined ? this.#shards.values() : [this.#of(shard)];
+    for (const progress of dropped) {
       progress.queue = [];
       progress.head = 0;
       progress.read = progress.passed;

@@ -6,7 +6,7 @@
  *      age: 0 = before everything; else 1 + 2 × (newest ms − ms) + (1 when a seq follows)
  *    one check byte over all of it
  *
- *  About 100 characters for 16 shards, 20 for one. A cursor that is cut, mistyped, or from an installation with another number of shards
+ *  About 170 characters for 16 busy shards, 25 for one. A cursor that is cut, mistyped, or from an installation with another number of shards
  *  is not accepted at all, because half a cursor would skip events (reliability D9). Pure. */
 
 import { beforeTime, ORIGIN, type Position, parseEventId } from './position.ts';
@@ -22,7 +22,7 @@ export type StartPoint =
 
 /** What a platform may give as `from`, for messages of refusal. */
 export const START_POINTS =
-  'a cursor of this broker (SSE `id:`, WebSocket `cursor`), an event id such as 07-1735689600000-0, an RFC 3339 time such as 2025-01-01T00:00:00Z, `now`, or `start`';
+  'a cursor of this broker (SSE `id:`, WebSocket `cursor`), an event id such as 07-1735689600000-42, an RFC 3339 time such as 2025-01-01T00:00:00Z, `now`, or `start`';
 
 const VERSION = 1;
 const MAX_TEXT = 4096;

@@ -1,10 +1,12 @@
 import { setImmediate as tick } from 'node:timers/promises';
 import {
+  ENTRY_BYTES,
   type EntryId,
   type EventStream,
   MemoryEventStream,
   type StreamBounds,
   type StreamEntry,
+  ZERO_ID,
 } from '@lapi-broker/bus';
 import { waitFor } from '@lapi-broker/fixture';
 import { BrokerError, type DeviceCode } from '@lapi-broker/protocol';
@@ -20,11 +22,13 @@ import { eventId, parsePosition } from './position.ts';
 
 const NOW: StartPoint = { from: 'now' };
 const START: StartPoint = { from: 'start' };
+/** What a record of these tests takes of the limit of a shard. */
+const RECORD_BYTES = ENTRY_BYTES + 2;
 const quiet = { info: () => undefined, warn: () => undefined };
 
 /** A stream whose answers a test can spoil. */
 class FaultyStream implements EventStream {
-  readonly #inner: EventStream;
+  #inner: EventStream;
   away: boolean = false;
   /** Entries that the tail loses. */
   loses: (entry: StreamEntry) => boolean = () => false;
@@ -43,6 +47,11 @@ class FaultyStream implements EventStream {
     return this.#inner.shards;
   }
 
+  /** From here on another store answers; tails that are open hear nothing any more. */
+  failOver(to: EventStream): void {
+    this.#inner = to;
+  }
+
   append(event: Parameters<EventStream['append']>[0]): Promise<EntryId> {
     return this.#inner.append(event);
   }
@@ -54,6 +63,10 @@ class FaultyStream implements EventStream {
 
   async bounds(shard: number): Promise<StreamBounds> {
     return this.away ? await unavailable() : this.boundsOf(shard, await this.#inner.bounds(shard));
+  }
+
+  trim(shard: number): ReturnType<EventStream['trim']> {
+    return this.#inner.trim(shard);
   }
 
   async tail(...[from, onEntries, onRewound]: Parameters<EventStream['tail']>): ReturnType<EventStream['tail']> {
@@ -83,6 +96,8 @@ interface Rig {
   readonly feed: EventFeed;
   readonly clock: { ms: number };
   append(code: string, part?: Parameters<typeof record>[0]): Promise<string>;
+  /** Another store takes over, which has only the first `kept` entries of each shard, and a clock that differs by `skewMs`. */
+  failOver(kept: number, skewMs?: number): Promise<void>;
   join(terms: FilterTerms, start: StartPoint, sink?: Collector): Joined;
 }
 
@@ -99,11 +114,10 @@ afterEach(async () => {
 function rig(options: { maxLength?: number; shards?: number; limits?: Partial<FeedLimits> } = {}): Rig {
   const keyspace = createKeyspace('t', options.shards ?? 4);
   const clock = { ms: 1_000_000 };
-  const inner = new MemoryEventStream(keyspace, {
-    maxLength: options.maxLength ?? 10_000,
-    nowMs: () => 1_750_000_000_000 + clock.ms,
-  });
-  const stream = new FaultyStream(inner);
+  const retention = { maxAgeMs: 1e9, maxBytes: (options.maxLength ?? 10_000) * RECORD_BYTES };
+  const stream = new FaultyStream(
+    new MemoryEventStream(keyspace, { retention, nowMs: () => 1_750_000_000_000 + clock.ms }),
+  );
   const feed = new EventFeed({
     stream,
     shardOf: (code) => keyspace.shardOf(code),
@@ -119,7 +133,22 @@ function rig(options: { maxLength?: number; shards?: number; limits?: Partial<Fe
     clock,
     async append(code, part = {}) {
       const shard = keyspace.shardOf(code as DeviceCode);
-      return eventId(shard, parsePosition(await inner.append(record({ code: code as DeviceCode, ...part }))));
+      return eventId(shard, parsePosition(await stream.append(record({ code: code as DeviceCode, ...part }))));
+    },
+    async failOver(kept, skewMs = 0) {
+      let replayedMs: number | undefined;
+      const replica = new MemoryEventStream(keyspace, {
+        retention,
+        nowMs: () => replayedMs ?? 1_750_000_000_000 + clock.ms + skewMs,
+      });
+      for (let shard = 0; shard < keyspace.shards; shard++) {
+        for (const { id, event } of await stream.read(shard, ZERO_ID, kept)) {
+          replayedMs = parsePosition(id).ms;
+          await replica.append(event);
+        }
+      }
+      replayedMs = undefined;
+      stream.failOver(replica);
     },
     join(terms, start, sink = new Collector()) {
       const parsed = parseFilter(terms);
@@ -423,7 +452,7 @@ describe('gaps', () => {
     const { sink } = join({}, from(early.sink.cursor, 1));
     await until('the kept ones', () => sink.ids.length === 10);
     expect(sink.log[0]).toBe('gap trimmed');
-    expect(sink.gaps).toEqual([{ shard: 0, from: ids[4], to: ids.at(-10), count: null, reason: 'trimmed' }]);
+    expect(sink.gaps).toEqual([{ shard: 0, from: ids[4], to: ids.at(-10), count: 30, reason: 'trimmed' }]);
     expect(sink.ids).toEqual(ids.slice(-10));
     // The cursor told with the gap does not lead to the same gap again.
     const again = join({}, from(sink.cursor, 1));
@@ -432,20 +461,42 @@ describe('gaps', () => {
     expect(again.sink.gaps).toEqual([]);
   });
 
-  it('tells a gap when everything after the place is gone', async () => {
-    const { feed, append, join, stream } = rig({ shards: 1 });
-    const first = await append('cam-1');
-    await append('cam-1');
-    stream.boundsOf = (_, bounds) => ({ ...bounds, first: undefined, length: 0 });
-    const { read } = stream;
-    stream.read = () => Promise.resolve([]);
+  it('tells a gap with its count when everything after the place is gone by age', async () => {
+    const { feed, append, join, clock, stream } = rig({ shards: 1 });
+    const ids = [await append('cam-1'), await append('cam-1'), await append('cam-1')];
+    clock.ms += 1e9 + 1;
+    await stream.trim(0);
     await feed.open();
-    const { sink } = join({}, from(first, 1));
+    const { sink } = join({}, from(ids[0] as string, 1));
     await until('the gap', () => sink.gaps.length === 1);
-    stream.read = read.bind(stream);
     const next = await append('cam-1');
     await until('the next', () => sink.ids.length === 1);
     expect(sink.log).toEqual(['gap trimmed', next]);
+    const behind = (ids[2] as string).replace(/3$/, '4');
+    expect(sink.gaps).toEqual([{ shard: 0, from: ids[0], to: behind, count: 2, reason: 'trimmed' }]);
+  });
+
+  it('knows no count only for who starts at a time that retention has passed', async () => {
+    const { feed, append, join, clock } = rig({ maxLength: 5, shards: 1 });
+    const ids: string[] = [];
+    for (let i = 0; i < 20; i++) {
+      clock.ms += 1000;
+      ids.push(await append('cam-1'));
+    }
+    await feed.open();
+    const timeOf = (id: string | undefined): number => Number(id?.split('-')[1]);
+    const past = join({}, { from: 'time', ms: timeOf(ids[3]) }).sink;
+    const kept = join({}, { from: 'time', ms: timeOf(ids[17]) }).sink;
+    await until('both', () => past.ids.length === 5 && kept.ids.length === 3);
+    expect(past.gaps).toEqual([
+      { shard: 0, from: `00-${timeOf(ids[3])}-0`, to: ids[15], count: null, reason: 'trimmed' },
+    ]);
+    expect(kept.gaps).toEqual([]);
+    // From there on its place has a number.
+    for (let i = 0; i < 10; i++) ids.push(await append('cam-1'));
+    const again = join({}, from(past.cursor, 1)).sink;
+    await until('the rest', () => again.ids.at(-1) === ids.at(-1));
+    expect(new Set([...past.ids, ...again.ids]).size + (again.gaps[0]?.count ?? 0)).toBe(15);
   });
 
   it('tells no gap to who asks for the oldest kept, nor when nothing was trimmed', async () => {
@@ -457,7 +508,7 @@ describe('gaps', () => {
     expect(sink.gaps).toEqual([]);
   });
 
-  it('goes back and says so when a cursor lies beyond the end of the stream (D9)', async () => {
+  it('goes back and says how far when a cursor lies beyond the end of the stream (D9)', async () => {
     const { feed, append, join, clock } = rig({ shards: 1, limits: { rewindMs: 1000 } });
     const ids: string[] = [];
     for (let i = 0; i < 5; i++) {
@@ -465,39 +516,102 @@ describe('gaps', () => {
       ids.push(await append('cam-1'));
     }
     await feed.open();
-    const future = `00-${Number(ids[4]?.split('-')[1]) + 60_000}-0`;
-    const { sink } = join({}, from(future, 1));
+    const lost = `00-${Number(ids[4]?.split('-')[1]) + 300}`;
+    const { sink } = join({}, from(`${lost}-9`, 1));
     const next = await append('cam-1');
     await until('the next', () => sink.ids.includes(next));
-    expect(sink.gaps).toMatchObject([{ shard: 0, to: future, reason: 'rewound' }]);
-    expect(sink.log[0]).toBe('gap rewound');
-    expect(sink.ids).toEqual([...ids.slice(2), next]);
+    expect(sink.log).toEqual(['gap rewound', ...ids.slice(2), next]);
+    const place = `00-${ids[2]?.split('-')[1]}-2`;
+    expect(sink.gaps).toEqual([{ shard: 0, from: place, to: `${lost}-10`, count: 7, reason: 'rewound' }]);
   });
 
-  it('takes one back that was still reading when the store lost the rest', async () => {
-    const { feed, append, join, stream, clock } = rig({
-      shards: 1,
-      limits: { rewindMs: 1000, recentEntries: 1, auditMs: 1e6 },
-    });
+  it('goes back when the store has meanwhile other entries under the numbers of those it lost', async () => {
+    const { feed, append, join, clock, failOver } = rig({ shards: 1, limits: { rewindMs: 1000 } });
     const ids: string[] = [];
-    for (let i = 0; i < 8; i++) {
+    for (let i = 0; i < 6; i++) {
       clock.ms += 400;
       ids.push(await append('cam-1'));
     }
+    await failOver(4);
+    const after: string[] = [];
+    for (let i = 0; i < 6; i++) {
+      clock.ms += 400;
+      after.push(await append('cam-1'));
+    }
     await feed.open();
-    // The store ends at the fourth; the place asked for is the sixth.
-    stream.boundsOf = (_, bounds) => {
-      stream.boundsOf = (_again, same) => same;
-      return { ...bounds, last: (ids[3] ?? '').slice(3) };
-    };
-    const { sink } = join({}, from(ids[5] ?? '', 1));
-    await until('told', () => sink.gaps.length === 1);
-    expect(sink.gaps).toMatchObject([{ to: ids[5], reason: 'rewound' }]);
-    await until('the rest', () => sink.ids.includes(ids[7] ?? ''));
-    expect(sink.ids).toEqual(ids.slice(1));
+    const { sink } = join({}, from(ids[5] as string, 1));
+    await until('the last', () => sink.ids.includes(after[5] as string));
+    expect(sink.log).toEqual(['gap rewound', ...ids.slice(3, 4), ...after]);
+    expect(sink.gaps).toMatchObject([{ count: 3, reason: 'rewound' }]);
   });
 
-  it('takes everybody back when the store has lost what the tail had seen, and then misses nothing', async () => {
+  it.each([
+    ['goes on', 0],
+    ['is late', -2_000],
+  ])(
+    'brings live and late subscribers everything that a store took after it had lost its end, whose clock %s',
+    async (_, skewMs) => {
+      const { feed, append, join, clock, failOver } = rig({
+        shards: 1,
+        limits: { rewindMs: 1000, recentEntries: 2, tailStallMs: 1000, slowGraceMs: 1e9 },
+      });
+      await feed.open();
+      const live = join({}, NOW).sink;
+      const ids: string[] = [];
+      for (let i = 0; i < 6; i++) {
+        clock.ms += 100;
+        ids.push(await append('cam-1'));
+      }
+      await until('six', () => live.ids.length === 6);
+      await failOver(4, skewMs);
+      const after: string[] = [];
+      for (let i = 0; i < 30; i++) {
+        clock.ms += 100;
+        after.push(await append('cam-1'));
+        if (i % 5 === 0) await tick();
+      }
+      const late = join({}, from(ids[5] as string, 1)).sink;
+      await until('the last', () => {
+        clock.ms += 1; // The audit finds what does not arrive.
+        return [live, late].every((sink) => sink.ids.at(-1) === after.at(-1));
+      });
+      for (const sink of [live, late]) {
+        expect(sink.ids).toEqual(expect.arrayContaining(after));
+        // Who found out before the tail is taken back twice.
+        const told = sink.log.lastIndexOf('gap rewound');
+        expect(sink.log.slice(told).filter((id) => after.includes(id))).toEqual(after);
+      }
+    },
+  );
+
+  it('takes back without loss one that has read what the store lost, and not yet passed it on', async () => {
+    const { feed, append, join, clock, failOver } = rig({
+      shards: 1,
+      limits: { rewindMs: 0, waitingBytes: 600, lowWaterBytes: 1, recentEntries: 1, tailStallMs: 1000 },
+    });
+    const ids: string[] = [];
+    for (let i = 0; i < 10; i++) {
+      clock.ms += 100;
+      ids.push(await append('cam-1'));
+    }
+    await feed.open();
+    const { sink, subscription } = join({}, START);
+    sink.block();
+    await until('some', () => sink.ids.length >= 1);
+    const seen = sink.ids.length;
+    await failOver(8);
+    clock.ms += 100;
+    const next = await append('cam-1');
+    await until('all', () => {
+      sink.release();
+      subscription.drained();
+      return sink.ids.at(-1) === next;
+    });
+    expect(seen).toBeLessThan(8);
+    expect(new Set(sink.ids)).toEqual(new Set([...ids.slice(0, 8), next]));
+  });
+
+  it('takes everybody back when the tail says that the store has lost what it had brought', async () => {
     const { feed, append, join, stream, clock } = rig({ shards: 1, limits: { rewindMs: 1000 } });
     await feed.open();
     const live = join({}, NOW);
@@ -509,7 +623,9 @@ describe('gaps', () => {
     await until('five', () => live.sink.ids.length === 5);
     stream.rewind?.(0, (ids[3] ?? '').slice(3));
     await until('again', () => live.sink.ids.length > 5);
-    expect(live.sink.gaps).toMatchObject([{ shard: 0, to: ids[4], reason: 'rewound' }]);
+    const place = `00-${ids[1]?.split('-')[1]}-1`;
+    const behind = (ids[4] ?? '').replace(/5$/, '6');
+    expect(live.sink.gaps).toEqual([{ shard: 0, from: place, to: behind, count: 4, reason: 'rewound' }]);
     const next = await append('cam-1');
     await until('the next', () => live.sink.ids.at(-1) === next);
     expect(stream.tails).toBe(2);
@@ -517,35 +633,87 @@ describe('gaps', () => {
     expect(live.sink.log).toEqual([...ids, 'gap rewound', ...ids.slice(1), next]);
   });
 
-  it('notices by the count of the store that the tail has missed events, and tells how many', async () => {
-    const { feed, append, join, stream } = rig({ shards: 1 });
+  it('tells at once, before what follows, which events were trimmed before the tail met them', async () => {
+    const { feed, append, join, stream } = rig({ shards: 1, maxLength: 3, limits: { auditMs: 1e6 } });
     await feed.open();
     const live = join({}, NOW);
-    let lost = 0;
-    stream.loses = () => {
-      lost += 1;
-      return lost >= 3 && lost <= 5;
-    };
-    for (let i = 0; i < 8; i++) await append('cam-1');
-    await until('the gap', () => live.sink.gaps.length === 1);
-    expect(live.sink.gaps).toMatchObject([{ shard: 0, count: 3, reason: 'trimmed' }]);
-    expect(live.sink.ids).toHaveLength(5);
-    await append('cam-1');
-    await until('one more', () => live.sink.ids.length === 6);
+    const ids = [await append('cam-1'), await append('cam-1')];
+    await until('two', () => live.sink.ids.length === 2);
+    stream.loses = () => true;
+    for (let i = 0; i < 6; i++) ids.push(await append('cam-1'));
     await tick();
-    expect(live.sink.gaps).toHaveLength(1);
+    stream.loses = () => false;
+    ids.push(await append('cam-1'));
+    await until('the rest', () => live.sink.ids.length === 5);
+    expect(live.sink.log).toEqual([...ids.slice(0, 2), 'gap trimmed', ...ids.slice(6)]);
+    expect(live.sink.gaps).toEqual([{ shard: 0, from: ids[1], to: ids[6], count: 4, reason: 'trimmed' }]);
+    // The cursor told with the gap leads behind it, and to the very next event.
+    const again = join({}, from(live.sink.gapCursors[0] ?? '', 1)).sink;
+    await until('what followed', () => again.ids.length === 3);
+    expect(again.log).toEqual(ids.slice(6));
+  });
+
+  it('fetches what the tail has skipped and the store still has', async () => {
+    const { feed, append, join, stream } = rig({ shards: 1, limits: { auditMs: 1e6 } });
+    await feed.open();
+    const live = join({}, NOW);
+    stream.loses = ({ id }) => stream.tails === 1 && [3, 4, 5].includes(parsePosition(id).seq);
+    const ids: string[] = [];
+    for (let i = 0; i < 8; i++) ids.push(await append('cam-1'));
+    await until('all', () => live.sink.ids.length === 8);
+    expect(live.sink.log).toEqual(ids);
+  });
+
+  it('opens a tail anew to which nothing comes any more', async () => {
+    const { feed, append, join, stream, clock } = rig({ shards: 1, limits: { tailStallMs: 1000 } });
+    await feed.open();
+    const { sink } = join({}, NOW);
+    stream.loses = () => true;
+    const id = await append('cam-1');
+    await tick();
+    stream.loses = () => false;
+    await until('the event', () => {
+      clock.ms += 100;
+      return sink.ids.length === 1;
+    });
+    expect(sink.log).toEqual([id]);
+    expect(stream.tails).toBe(2);
+  });
+
+  it('tells no gap for an event id or a time in shards where nothing happened lately', async () => {
+    const { feed, append, join, clock, keyspace } = rig();
+    const old = await append('cam-1');
+    clock.ms += 60_000;
+    const other = Array.from({ length: 50 }, (_, i) => `cam-${i}`).find(
+      (code) => keyspace.shardOf(code as DeviceCode) !== keyspace.shardOf('cam-1' as DeviceCode),
+    );
+    const id = await append(other as string);
+    await feed.open();
+    const byId = join({}, from(id)).sink;
+    const byTime = join({}, { from: 'time', ms: Number(id.split('-')[1]) + 5 }).sink;
+    const next = await append('cam-1');
+    await until('the next', () => byId.ids.length === 1);
+    clock.ms += 10;
+    const later = await append('cam-1');
+    await until('the later', () => byId.ids.length === 2 && byTime.ids.length === 1);
+    expect(byId.log).toEqual([next, later]);
+    expect(byTime.log).toEqual([later]);
+    expect(old).not.toBe(next);
   });
 
   it('tells a subscriber of some devices only the gaps of their shards', async () => {
-    const { feed, join, stream, keyspace } = rig({ shards: 4 });
+    const { feed, append, join, stream, keyspace } = rig({ shards: 4 });
     await feed.open();
-    const code = 'cam-1' as DeviceCode;
+    const [code, other] = ['cam-1', 'cam-2'] as [DeviceCode, DeviceCode];
+    expect(keyspace.shardOf(code)).not.toBe(keyspace.shardOf(other));
     const own = join({ devices: [code] }, NOW).sink;
     const all = join({}, NOW).sink;
-    const other = (keyspace.shardOf(code) + 1) % 4;
-    stream.rewind?.(other, '1-0');
-    expect(all.gaps).toHaveLength(1);
-    expect(own.gaps).toEqual([]);
+    const id = await append(other);
+    await until('the event', () => all.ids.length === 1);
+    stream.rewind?.(keyspace.shardOf(other), id.slice(3));
+    await until('the gap', () => all.gaps.length === 1);
+    await until('the event again', () => all.ids.length === 2);
+    expect(own.log).toEqual([]);
   });
 });
 

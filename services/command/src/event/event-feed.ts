@@ -11,6 +11,7 @@ import type { EventStream } from '@lapi-broker/bus';
 import { BrokerError, type DeviceCode } from '@lapi-broker/protocol';
 import type { Clock, Part } from '@lapi-broker/runtime';
 import type { StartPoint } from './cursor.ts';
+import { type EventPage, type PageRequest, readEventPage } from './event-page.ts';
 import type { CloseReason, EventSink } from './event-sink.ts';
 import { EventTail } from './event-tail.ts';
 import { FEED_LIMITS, type FeedLimits, type FeedLog } from './feed-limits.ts';
@@ -67,7 +68,7 @@ export class EventFeed implements Part {
         });
       },
       onBatchEnd: () => this.#flushSoon(),
-      onMissed: (shard, from, to, count) => this.#forShard(shard, (each) => each.missed(shard, from, to, count)),
+      onMissed: (shard, from, to) => this.#forShard(shard, (each) => each.missed(shard, from, to)),
       onRewound: (shard, from, to) => this.#forShard(shard, (each) => each.rewound(shard, from, to)),
     });
     const pages = new PageReader(stream, limits);
@@ -104,6 +105,12 @@ export class EventFeed implements Part {
       drained: () => subscriber.drained(),
       close: () => this.#end(subscriber, undefined),
     };
+  }
+
+  /** One page of what is stored, for who does not listen. Throws `broker_unavailable`. */
+  page(request: PageRequest, isWanted: () => boolean): Promise<EventPage> {
+    const { pages, limits } = this.#commons;
+    return readEventPage(pages, this.shards, this.#shardsOf(request.filter), request, limits, isWanted);
   }
 
   /** Closes all subscribers with their cursors, within half the time given. */
@@ -182,17 +189,23 @@ export class EventFeed implements Part {
     void this.#tail.close();
   }
 
-  /** The shards that a filter can meet. Filters with the same shards share one set, and so one cursor while they are live. */
-  #useSet({ exactDevices }: EventFilter): ShardSet {
-    const shards = new Set<number>();
-    if (exactDevices === undefined) for (let shard = 0; shard < this.shards; shard++) shards.add(shard);
-    else for (const code of exactDevices) shards.add(this.#shardOf(code as DeviceCode));
-    const sorted = [...shards].sort((a, b) => a - b);
+  /** Filters with the same shards share one set, and so one cursor while they are live. */
+  #useSet(filter: EventFilter): ShardSet {
+    const sorted = this.#shardsOf(filter);
     const key = sorted.join();
+    const shards = new Set(sorted);
     const known = this.#sets.get(key);
     const set = known ?? { key, shards: sorted, has: (shard) => shards.has(shard), users: 0, cursor: '', cursorAt: -1 };
     set.users += 1;
     this.#sets.set(key, set);
     return set;
+  }
+
+  /** The shards that a filter can meet, ascending. */
+  #shardsOf({ exactDevices }: EventFilter): number[] {
+    if (exactDevices === undefined) return Array.from({ length: this.shards }, (_, shard) => shard);
+    const shards = new Set<number>();
+    for (const code of exactDevices) shards.add(this.#shardOf(code as DeviceCode));
+    return [...shards].sort((a, b) => a - b);
   }
 }

@@ -2,17 +2,22 @@
  *  keeps bytes, and says how many; the feed stops giving before that is too much. */
 
 import type { OutgoingEvent } from './outgoing-event.ts';
+import { countBetween, eventId, type Position } from './position.ts';
 
 export interface Gap {
   readonly shard: number;
-  /** In the form of event ids, though `from` may be a place between two: events after `from` and before `to` may be missing. `to` is the oldest that is still there or, when none is, the
-   *  youngest that was. */
+  /** Events after `from` and before `to`. Both have the form of event ids, and need not be of an event that is still there. */
   readonly from: string;
   readonly to: string;
-  /** Events that are missing, of all devices of the shard; null when nobody can know. */
+  /** How many there were, of all devices of the shard; null when the reader began at a time of day that retention has passed. */
   readonly count: number | null;
-  /** trimmed: the store no longer keeps them. rewound: the store lost its last writes; some events may come again, some are gone. */
+  /** trimmed: the store no longer keeps them. rewound: the store lost its last writes; it is read again from `from` on, and what does not come
+   *  again is gone. */
   readonly reason: 'trimmed' | 'rewound';
+}
+
+export function gapBetween(shard: number, from: Position, to: Position, reason: Gap['reason']): Gap {
+  return { shard, from: eventId(shard, from), to: eventId(shard, to), count: countBetween(from, to), reason };
 }
 
 export type CloseReason = 'slow_consumer' | 'draining';

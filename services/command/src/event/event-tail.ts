@@ -1,32 +1,38 @@
 /** The live end of the event stream: one ordered flow of all shards per process, its place in each shard, and its last events.
  *
- *  It is audited: every `auditMs` the store's own count of added entries is compared with what has come by. Entries that did not (trimmed
- *  away during an outage of this process) are reported as missed, with their number. A store that lost its last writes is reported as
- *  rewound; the tail then goes back a little and on from there, because what the store took since may lie before the old place (D9).
+ *  Entries of a shard are numbered without a hole, so an entry that does not follow the one before says at once that the flow is not whole. Then
+ *  the store is asked why, and the flow opened anew: from its place, where the store still has what was skipped; behind a gap, reported as
+ *  missed before what follows, where retention has taken it; or, where the store has lost entries that had come by, a little further back,
+ *  reported as rewound, because what the store took since may lie before the old place (D9). What a silent flow cannot show, an audit asks
+ *  every `auditMs`: whether the store is away, has become shorter, or has entries that do not arrive.
  *  Store away: the flow stops and goes on later from its own place; `storeAway` says so. `open` fails with `broker_unavailable`. */
 
 import type { EntryId, EventStream, StreamBounds, StreamEntry, Tail } from '@lapi-broker/bus';
 import type { Clock } from '@lapi-broker/runtime';
 import type { FeedLimits, FeedLog } from './feed-limits.ts';
 import { OutgoingEvent } from './outgoing-event.ts';
+import { type Missing, missingAfter } from './page-reader.ts';
 import {
-  beforeTime,
   comparePositions,
+  countBetween,
   earliest,
   formatPosition,
+  isBeyond,
+  justBefore,
   ORIGIN,
   type Position,
   parsePosition,
 } from './position.ts';
 import { RecentEvents } from './recent-events.ts';
+import { rewindPlace } from './rewind.ts';
 
 export interface TailListener {
   /** In order per shard. `previous` is the place of the tail before this event. */
   onEvent(event: OutgoingEvent, previous: Position): void;
   /** After the last event of a batch. */
   onBatchEnd(): void;
-  /** Events after `from` and up to `to` have not come by, `count` of them. */
-  onMissed(shard: number, from: Position, to: Position, count: number): void;
+  /** Events after `from` and before `to` have not come by. The place of the tail is right before `to`. */
+  onMissed(shard: number, from: Position, to: Position): void;
   /** The place of the tail went back from `from` to `to`. */
   onRewound(shard: number, from: Position, to: Position): void;
 }
@@ -34,12 +40,10 @@ export interface TailListener {
 interface ShardTail {
   position: Position;
   readonly recent: RecentEvents;
-  /** Entries ever added up to `position`, by the store's count; undefined until an audit tells it anew. */
-  ordinal: number | undefined;
-  /** The place where `ordinal` was last found to be right. */
-  audited: Position;
-  /** What an audit saw ahead of the tail, to be compared when the tail gets there. */
-  expected: { readonly last: Position; readonly added: number; readonly sinceMs: number } | undefined;
+  /** The store is known to have lost entries up to `position`, and ended here when that was found. */
+  fellBackTo: Position | undefined;
+  /** Number that an audit saw ahead of the tail, and when. */
+  expected: { readonly seq: number; readonly sinceMs: number } | undefined;
 }
 
 export class EventTail {
@@ -54,7 +58,7 @@ export class EventTail {
   #opening: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   #reopening: Promise<void> | undefined;
-  #follower: Tail | undefined;
+  #follower: { readonly tail: Tail; readonly generation: number } | undefined;
   /** Callbacks and audits of an older follower are not ours any more. */
   #generation = 0;
   #auditTimer: NodeJS.Timeout | undefined;
@@ -73,8 +77,7 @@ export class EventTail {
     this.#tails = Array.from({ length: stream.shards }, () => ({
       position: ORIGIN,
       recent: new RecentEvents(ORIGIN, recentBytes, limits.recentEntries),
-      ordinal: undefined,
-      audited: ORIGIN,
+      fellBackTo: undefined,
       expected: undefined,
     }));
   }
@@ -121,17 +124,16 @@ export class EventTail {
   async #open(): Promise<void> {
     const found = await Promise.all(this.#tails.map((_, shard) => this.#stream.bounds(shard)));
     this.#tails.forEach((tail, shard) => {
-      const bounds = found[shard] as StreamBounds;
-      tail.position = parsePosition(bounds.last);
+      tail.position = parsePosition((found[shard] as StreamBounds).last);
       tail.recent.reset(tail.position);
-      tail.ordinal = bounds.added;
-      tail.audited = tail.position;
+      tail.fellBackTo = undefined;
       tail.expected = undefined;
     });
     this.#moves += 1;
     this.#state = 'open';
     try {
-      await this.#follow();
+      this.#generation += 1;
+      await this.#follow(this.#generation);
     } catch (error) {
       this.#state = 'closed';
       throw error;
@@ -152,11 +154,9 @@ export class EventTail {
   }
 
   /** One follower at a time, from the places as they are. One that was overtaken while it was opened (rewound, closed) is let go. */
-  async #follow(): Promise<'following' | 'overtaken'> {
-    this.#generation += 1;
-    const generation = this.#generation;
+  async #follow(generation: number): Promise<void> {
     const from = new Map<number, EntryId>(this.#tails.map((tail, shard) => [shard, formatPosition(tail.position)]));
-    const follower = await this.#stream.tail(
+    const tail = await this.#stream.tail(
       from,
       (shard, entries) => {
         if (generation === this.#generation) this.#onEntries(shard, entries);
@@ -164,26 +164,22 @@ export class EventTail {
       // The follower itself would go on with what it has not called back yet. That is not enough here: subscribers that are behind have
       // not seen the rest either. So it is opened anew, further back.
       (shard, to) => {
-        if (generation === this.#generation) this.#rewind(shard, this.#of(shard), parsePosition(to));
+        if (generation === this.#generation) this.#fellBack(shard, this.#of(shard), parsePosition(to));
       },
     );
-    if (generation === this.#generation) {
-      this.#follower = follower;
-      return 'following';
-    }
-    await this.#letGo(follower);
-    return 'overtaken';
+    if (generation === this.#generation) this.#follower = { tail, generation };
+    else await this.#letGo(tail);
   }
 
   async #closeFollower(): Promise<void> {
     const follower = this.#follower;
     this.#follower = undefined;
-    if (follower !== undefined) await this.#letGo(follower);
+    if (follower !== undefined) await this.#letGo(follower.tail);
   }
 
-  async #letGo(follower: Tail): Promise<void> {
+  async #letGo(tail: Tail): Promise<void> {
     try {
-      await follower.close();
+      await tail.close();
     } catch (error) {
       this.#log.warn({ err: error }, 'feed.tail_close_failed');
     }
@@ -191,39 +187,43 @@ export class EventTail {
 
   #reopen(): void {
     this.#generation += 1;
-    this.#reopening ??= this.#reopenUntilDone().finally(() => {
-      this.#reopening = undefined;
-    });
+    this.#reopening ??= this.#reopenUntilDone();
   }
 
   async #reopenUntilDone(): Promise<void> {
-    while (this.#state === 'open') {
+    do {
       await this.#closeFollower();
+      this.#generation += 1;
+      const generation = this.#generation;
       try {
-        if ((await this.#follow()) === 'following') return;
+        await Promise.all(this.#tails.map((tail, shard) => this.#findPlace(shard, tail)));
+        await this.#follow(generation);
       } catch (error) {
         this.#log.warn({ err: error }, 'feed.tail_reopen_failed');
         await new Promise((resolve) => setTimeout(resolve, this.#limits.retryMs));
       }
-    }
+    } while (this.#state === 'open' && this.#follower?.generation !== this.#generation);
+    // In the tick of the last look, so that no wish to reopen is lost between the two.
+    this.#reopening = undefined;
   }
 
   #onEntries(shard: number, entries: readonly StreamEntry[]): void {
-    const generation = this.#generation;
     const tail = this.#of(shard);
     for (const entry of entries) {
       const position = parsePosition(entry.id);
       const previous = tail.position;
-      // The port promises each entry once; one that is not younger than the place of the tail would be a second time.
-      if (comparePositions(position, previous) <= 0) continue;
+      const isYounger = comparePositions(position, previous) > 0;
+      // The port promises each entry once; this would be a second time.
+      if (!isYounger && position.seq <= previous.seq) continue;
+      if (!isYounger || position.seq !== previous.seq + 1) {
+        // Why, only the store can tell; the rest of the batch comes again.
+        this.#reopen();
+        break;
+      }
       const event = new OutgoingEvent(shard, position, entry.event);
       tail.recent.push(event);
       tail.position = position;
       this.#moves += 1;
-      if (tail.ordinal !== undefined) tail.ordinal += 1;
-      if (tail.expected !== undefined) this.#compare(shard, tail);
-      // Rewound by the comparison: the rest of the batch comes again.
-      if (generation !== this.#generation) break;
       this.#listener.onEvent(event, previous);
     }
     this.#listener.onBatchEnd();
@@ -244,26 +244,25 @@ export class EventTail {
 
   async #auditShard(shard: number): Promise<'seen' | 'away'> {
     const tail = this.#of(shard);
-    const { position, ordinal } = tail;
+    const { position } = tail;
     const generation = this.#generation;
-    let bounds: StreamBounds;
+    let last: Position;
     try {
-      bounds = await this.#stream.bounds(shard);
+      last = parsePosition((await this.#stream.bounds(shard)).last);
     } catch {
       return 'away'; // The caller logs the change, once.
     }
-    if (generation !== this.#generation || this.#state !== 'open') return 'seen';
-    const last = parsePosition(bounds.last);
+    if (generation !== this.#generation || this.#state !== 'open' || tail.fellBackTo !== undefined) return 'seen';
     // Compared with the place at the time of asking: the tail may have moved on since.
-    if (comparePositions(last, position) < 0 || (ordinal !== undefined && bounds.added < ordinal)) {
-      this.#rewind(shard, tail, last);
+    if (isBeyond(position, last)) {
+      this.#fellBack(shard, tail, last);
       return 'seen';
     }
     const nowMs = this.#clock.monotonicMs();
-    if (tail.expected === undefined) {
-      if (comparePositions(tail.position, last) <= 0) tail.expected = { last, added: bounds.added, sinceMs: nowMs };
-      this.#compare(shard, tail);
-    } else if (nowMs - tail.expected.sinceMs > this.#limits.tailStallMs) {
+    const { expected } = tail;
+    if (expected === undefined || expected.seq <= tail.position.seq) {
+      tail.expected = last.seq > tail.position.seq ? { seq: last.seq, sinceMs: nowMs } : undefined;
+    } else if (nowMs - expected.sinceMs > this.#limits.tailStallMs) {
       this.#log.warn({ shard, at: formatPosition(tail.position) }, 'feed.tail_stalled');
       tail.expected = undefined;
       this.#reopen();
@@ -271,40 +270,48 @@ export class EventTail {
     return 'seen';
   }
 
-  /** Everything that was added up to `expected.last` has come by when the tail is there. Whatever has not is announced. */
-  #compare(shard: number, tail: ShardTail): void {
-    const { expected, ordinal, position, audited } = tail;
-    if (expected === undefined) return;
-    const order = comparePositions(position, expected.last);
-    if (order < 0) return;
+  #fellBack(shard: number, tail: ShardTail, last: Position): void {
+    this.#log.warn({ shard, at: formatPosition(tail.position), last: formatPosition(last) }, 'feed.store_fell_back');
+    tail.fellBackTo = earliest(last, tail.fellBackTo ?? last);
     tail.expected = undefined;
-    // Past it without meeting it: the newest entry is one more than what was counted then.
-    const added = order === 0 ? expected.added : expected.added + 1;
-    if (ordinal !== undefined && ordinal > added) {
-      this.#rewind(shard, tail, position);
-      return;
-    }
-    tail.ordinal = added;
-    tail.audited = position;
-    if (ordinal === undefined || ordinal === added) return;
-    this.#log.warn({ shard, count: added - ordinal }, 'feed.tail_missed');
-    // What memory has is not without a hole any more.
-    tail.recent.reset(position);
-    this.#listener.onMissed(shard, audited, position, added - ordinal);
+    this.#reopen();
   }
 
-  #rewind(shard: number, tail: ShardTail, last: Position): void {
-    const from = tail.position;
-    const to = rewindPoint(earliest(last, from), this.#limits.rewindMs);
-    this.#log.warn({ shard, from: formatPosition(from), to: formatPosition(to) }, 'feed.rewound');
-    tail.position = to;
-    tail.recent.reset(to);
-    tail.ordinal = undefined;
-    tail.audited = to;
-    tail.expected = undefined;
+  /** Where the flow of a shard goes on, by what the store has there now. */
+  async #findPlace(shard: number, tail: ShardTail): Promise<void> {
+    const { position: from, fellBackTo } = tail;
+    let last = fellBackTo;
+    let missing: Missing | undefined;
+    if (last === undefined) {
+      const [entries, bounds] = await Promise.all([
+        this.#stream.read(shard, formatPosition(justBefore(from)), 2),
+        this.#stream.bounds(shard),
+      ]);
+      const found = entries.map(({ id }) => parsePosition(id));
+      const finding = missingAfter(from, found, bounds);
+      if (finding === 'fell_back') last = parsePosition(bounds.last);
+      else missing = finding;
+    }
+    const to = last && (await rewindPlace(this.#stream, shard, from, last, this.#limits.rewindMs));
+    // Closed, or found to have fallen back further meanwhile; then this is done again.
+    if (this.#state !== 'open' || tail.fellBackTo !== fellBackTo) return;
+    if (to !== undefined) {
+      this.#log.warn({ shard, from: formatPosition(from), to: formatPosition(to) }, 'feed.rewound');
+      tail.fellBackTo = undefined;
+      this.#moveTo(tail, to);
+      this.#listener.onRewound(shard, from, to);
+    } else if (missing !== undefined) {
+      this.#log.warn({ shard, count: countBetween(from, missing.to) }, 'feed.tail_missed');
+      this.#moveTo(tail, justBefore(missing.to));
+      this.#listener.onMissed(shard, from, missing.to);
+    }
+  }
+
+  #moveTo(tail: ShardTail, place: Position): void {
+    tail.position = place;
+    // What memory has does not lead up to it without a hole.
+    tail.recent.reset(place);
     this.#moves += 1;
-    this.#reopen();
-    this.#listener.onRewound(shard, from, to);
   }
 
   #of(shard: number): ShardTail {
@@ -312,9 +319,4 @@ export class EventTail {
     if (tail === undefined) throw new RangeError(`shard ${shard} does not exist; there are ${this.shards}`);
     return tail;
   }
-}
-
-/** Where to read on in a store whose last entry is `last` and that has forgotten younger ones. */
-export function rewindPoint(last: Position, rewindMs: number): Position {
-  return earliest(last, beforeTime(Math.max(0, last.ms - rewindMs)));
 }

@@ -12,7 +12,7 @@ export const FEED_LIMITS = {
   slowGraceMs: 30_000,
   heartbeatMs: 15_000,
   sweepMs: 1_000,
-  /** Between two comparisons of the tail with the bounds of the stream. */
+  /** Between two looks at whether the store is there, is not shorter than the tail, and has nothing that does not arrive. */
   auditMs: 2_000,
   /** A tail that has not reached within this what an audit saw is opened anew. */
   tailStallMs: 10_000,
@@ -24,6 +24,10 @@ export const FEED_LIMITS = {
   /** Aim for one page of one shard. */
   pageBytes: 128 * 1024,
   pageEntries: 512,
+  /** Of the events in one answer to who fetches pages; a single event may be larger. */
+  answerBytes: 4 * 1024 * 1024,
+  /** What one such answer may read, whatever matches. */
+  scanBytes: 16 * 1024 * 1024,
   /** Pages read at once, over all subscribers. */
   reads: 16,
   /** After the store went back, the flow goes on this much earlier: replication loses its last seconds, not more (reliability §7.1). */

@@ -11,19 +11,16 @@ function textOf(data: string | Buffer, part: Parameters<typeof record>[0] = {}):
 }
 
 describe('OutgoingEvent', () => {
-  it('is one JSON event with its id, and leaves out what is not there', () => {
-    const bare = textOf('{"a":1}', { seq: 0, at: 1735689600123, epoch: 1735689600000001 as Epoch });
-    expect(JSON.parse(bare)).toEqual({
-      id: '07-1735689600000-0',
-      code: 'cam-1',
-      kind: 'alarm.MotionAlarmOn',
-      url: '/LAPI/V1.0/System/Event/Notification/Alarm',
-      at: '2025-01-01T00:00:00.123Z',
-      epoch: 1735689600000001,
-      data: { a: 1 },
-    });
-    const full = JSON.parse(textOf('{}', { seq: 9, tags: ['site-7', 'gate'], dedupKey: 'cam|x|1' })) as object;
-    expect(full).toMatchObject({ seq: 9, tags: ['site-7', 'gate'], dedupKey: 'cam|x|1' });
+  it('has all members of the event model, in one order, also where there is nothing to say', () => {
+    expect(textOf('{"a":1}', { seq: 0, at: 0, receivedAt: 1735689600123, epoch: 1735689600000001 as Epoch })).toBe(
+      `{"id":"07-1735689600000-0","seq":0,"code":"cam-1","kind":"alarm.MotionAlarmOn",` +
+        `"url":"/LAPI/V1.0/System/Event/Notification/Alarm","at":"1970-01-01T00:00:00.000Z",` +
+        `"receivedAt":"2025-01-01T00:00:00.123Z","epoch":1735689600000001,"tags":[],"dedupKey":null,"images":[],"data":{"a":1}}`,
+    );
+    const images = `[{"path":"/A/0/Data","contentType":"image/jpeg","bytes":9,"sha256":"${'0'.repeat(64)}","url":"/v1/images/x"}]`;
+    const full = textOf('{}', { seq: 9, tags: ['site-7', 'gate'], dedupKey: 'cam|x|1', images });
+    expect(JSON.parse(full)).toMatchObject({ seq: 9, tags: ['site-7', 'gate'], dedupKey: 'cam|x|1' });
+    expect(full).toContain(`"images":${images},`);
   });
 
   it('passes integers above 2^53 and every other digit unchanged (E18)', () => {

@@ -1,4 +1,5 @@
-/** One stored event on its way to many subscribers: written as JSON once, whatever their number.
+/** One stored event on its way out, to whoever it goes: written as JSON once, whatever the number of readers. All members are always there,
+ *  in one order (event-schema.ts says what they mean).
  *  The device's own bytes go into `data` as they are (protocol E18): integers above 2^53 and every digit survive. Only two things are
  *  touched, because a line-based stream and a text socket would break on them: line ends between JSON tokens become blanks, and bytes that
  *  are not UTF-8 become U+FFFD. Whether `data` is well-formed JSON was the edge's decision when it took the event. */
@@ -30,10 +31,10 @@ export class OutgoingEvent {
 
   /** Memory it holds, roughly: the record, its JSON, its SSE message. */
   get bytes(): number {
-    return 1024 + 3 * this.record.data.length;
+    return 1024 + 3 * (this.record.data.length + this.record.images.length);
   }
 
-  /** `{id, code, kind, url, at, epoch, seq?, tags?, dedupKey?, data}` in one line; shared, so not to be changed. */
+  /** `{id, seq, code, kind, url, at, receivedAt, epoch, tags, dedupKey, images, data}` in one line; shared, so not to be changed. */
   json(): Buffer {
     this.#json ??= this.#write();
     return this.#json;
@@ -56,13 +57,12 @@ export class OutgoingEvent {
   }
 
   #write(): Buffer {
-    const { code, kind, url, at, epoch, seq, tags, dedupKey } = this.record;
-    let head = `{"id":"${eventId(this.shard, this.position)}","code":${JSON.stringify(code)},"kind":${JSON.stringify(kind)}`;
-    head += `,"url":${JSON.stringify(url)},"at":"${timeText(at)}","epoch":${epoch}`;
-    if (seq > 0) head += `,"seq":${seq}`;
-    if (tags.length > 0) head += `,"tags":${JSON.stringify(tags)}`;
-    if (dedupKey !== '') head += `,"dedupKey":${JSON.stringify(dedupKey)}`;
-    head += ',"data":';
+    const { seq, code, kind, url, at, receivedAt, epoch, tags, dedupKey, images } = this.record;
+    let head = `{"id":"${eventId(this.shard, this.position)}","seq":${seq},"code":${JSON.stringify(code)}`;
+    head += `,"kind":${JSON.stringify(kind)},"url":${JSON.stringify(url)},"at":"${timeText(at)}"`;
+    head += `,"receivedAt":"${timeText(receivedAt)}","epoch":${epoch},"tags":${JSON.stringify(tags)}`;
+    head += `,"dedupKey":${dedupKey === '' ? 'null' : JSON.stringify(dedupKey)}`;
+    head += `,"images":${images === '' ? '[]' : images},"data":`;
     const data = toLine(this.record.data);
     const headBytes = Buffer.byteLength(head);
     const json = Buffer.allocUnsafe(headBytes + data.length + 1);

@@ -1,5 +1,9 @@
 /** A place in one shard's stream, as numbers, because a live feed compares places far more often than it writes them.
- *  A position means "everything up to and including this entry has been dealt with". Pure. */
+ *  A position means "everything up to and including this entry has been dealt with".
+ *
+ *  The store numbers the entries of a shard from 1 without a hole, and `seq` is that number: how many entries lie between two places is
+ *  arithmetic. A place that came from a time of day has no number: `seq` is 0, and it lies before all entries of its `ms`.
+ *  Pure. */
 
 import type { EntryId } from '@lapi-broker/bus';
 
@@ -8,11 +12,8 @@ export interface Position {
   readonly seq: number;
 }
 
-/** Before the first entry of every stream. */
+/** Before the first entry of every stream. Has a number, 0, because nothing can lie before it. */
 export const ORIGIN: Position = { ms: 0, seq: 0 };
-
-// No store mints so many entries in one millisecond, so this sorts behind all of them.
-const LAST_SEQ = Number.MAX_SAFE_INTEGER;
 
 export function parsePosition(id: EntryId): Position {
   const dash = id.indexOf('-');
@@ -30,12 +31,33 @@ export function comparePositions(a: Position, b: Position): number {
 
 /** Reading after it yields the entries of `ms` and younger. */
 export function beforeTime(ms: number): Position {
-  return ms <= 0 ? ORIGIN : { ms: ms - 1, seq: LAST_SEQ };
+  return ms <= 0 ? ORIGIN : { ms, seq: 0 };
 }
 
-/** Reading after it yields `position` and younger. */
-export function justBefore(position: Position): Position {
-  return position.seq > 0 ? { ms: position.ms, seq: position.seq - 1 } : beforeTime(position.ms);
+/** Reading after it yields `entry` and younger. */
+export function justBefore(entry: Position): Position {
+  if (entry.seq === 0) return entry;
+  return entry.seq === 1 ? ORIGIN : { ms: entry.ms, seq: entry.seq - 1 };
+}
+
+/** The first place behind `position` at which an entry can lie. */
+export function justBehind(position: Position): Position {
+  return { ms: position.ms, seq: position.seq + 1 };
+}
+
+export function isNumbered(position: Position): boolean {
+  return position.seq > 0 || position.ms === 0;
+}
+
+/** Entries after `a` and before `b`; null when a place has no number. */
+export function countBetween(a: Position, b: Position): number | null {
+  return isNumbered(a) && isNumbered(b) ? Math.max(0, b.seq - a.seq - 1) : null;
+}
+
+/** Has a stream that ends at `last` lost the entry at `place`? A time of day can be ahead of every stream; an entry cannot. */
+export function isBeyond(place: Position, last: Position): boolean {
+  if (!isNumbered(place)) return false;
+  return place.seq > last.seq || comparePositions(place, last) > 0 || (place.seq === last.seq && place.ms !== last.ms);
 }
 
 export function latest(a: Position, b: Position): Position {
@@ -46,12 +68,12 @@ export function earliest(a: Position, b: Position): Position {
   return comparePositions(a, b) < 0 ? a : b;
 }
 
-/** Public id of an entry, `<shard>-<ms>-<seq>`: `07-1735689600000-0`. Unique as long as the store does not go back. */
+/** Public id of an entry, `<shard>-<ms>-<seq>`: `07-1735689600000-42`. Unique as long as the store does not go back. */
 export function eventId(shard: number, position: Position): string {
   return `${shard < 10 ? '0' : ''}${shard}-${position.ms}-${position.seq}`;
 }
 
-const EVENT_ID = /^(\d{1,5})-(\d{1,15})-(\d{1,16})$/;
+const EVENT_ID = /^(\d{1,5})-(\d{1,15})-(\d{1,15})$/;
 
 export function parseEventId(
   text: string,
@@ -61,5 +83,5 @@ export function parseEventId(
   if (found === null) return undefined;
   const shard = Number(found[1]);
   const position = { ms: Number(found[2]), seq: Number(found[3]) };
-  return shard < shards && position.seq <= LAST_SEQ ? { shard, position } : undefined;
+  return shard < shards ? { shard, position } : undefined;
 }

@@ -3,7 +3,7 @@
  *  Bounded in bytes and entries; the oldest leave first. Pure. */
 
 import type { OutgoingEvent } from './outgoing-event.ts';
-import { comparePositions, type Position } from './position.ts';
+import { comparePositions, justBefore, type Position } from './position.ts';
 
 export class RecentEvents {
   readonly #maxBytes: number;
@@ -48,8 +48,18 @@ export class RecentEvents {
     return comparePositions(this.#since, position) <= 0;
   }
 
+  /** Is the entry at `position` one of these? */
+  has(position: Position): boolean {
+    const found = this.#events[this.#firstAfter(justBefore(position))];
+    return found !== undefined && comparePositions(found.position, position) === 0;
+  }
+
   /** Oldest first. Meaningful only for a covered position. */
   after(position: Position): readonly OutgoingEvent[] {
+    return this.#events.slice(this.#firstAfter(position)) as OutgoingEvent[];
+  }
+
+  #firstAfter(position: Position): number {
     let low = this.#start;
     let high = this.#events.length;
     while (low < high) {
@@ -57,6 +67,6 @@ export class RecentEvents {
       if (comparePositions((this.#events[middle] as OutgoingEvent).position, position) <= 0) low = middle + 1;
       else high = middle;
     }
-    return this.#events.slice(low) as OutgoingEvent[];
+    return low;
   }
 }

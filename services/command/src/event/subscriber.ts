@@ -8,13 +8,13 @@ import { BrokerError } from '@lapi-broker/protocol';
 import type { Clock } from '@lapi-broker/runtime';
 import { CatchUp } from './catch-up.ts';
 import { encodeCursor, type StartPoint, startPosition } from './cursor.ts';
-import type { CloseReason, EventSink, Gap } from './event-sink.ts';
-import { type EventTail, rewindPoint } from './event-tail.ts';
+import { type CloseReason, type EventSink, type Gap, gapBetween } from './event-sink.ts';
+import type { EventTail } from './event-tail.ts';
 import type { FeedLimits, FeedLog } from './feed-limits.ts';
 import type { EventFilter } from './filter.ts';
 import type { OutgoingEvent } from './outgoing-event.ts';
-import type { PageReader } from './page-reader.ts';
-import { comparePositions, eventId, latest, ORIGIN, type Position } from './position.ts';
+import { addPage, type PageReader } from './page-reader.ts';
+import { comparePositions, isNumbered, justBefore, justBehind, latest, type Position } from './position.ts';
 
 /** Subscribers that look at the same shards have the same cursor while they are live: it is written once per event. */
 export interface ShardSet {
@@ -59,8 +59,8 @@ export class Subscriber {
   #catchUp: CatchUp | undefined;
   /** Live, but these shards were read further than the tail has come: what the tail brings up to there is known already. */
   #ahead: Map<number, Position> | undefined;
-  /** Shards whose starting place must be compared with the store before anything is passed on. */
-  #unchecked: readonly number[] = [];
+  /** Shards whose starting place was brought along, and must be compared with the store before anything is passed on. */
+  #unverified: readonly number[] = [];
   #lastCursor: string | undefined;
   #wake: (() => void) | undefined;
   /** Since when it is no longer live because its connection was slow. */
@@ -129,22 +129,26 @@ export class Subscriber {
     this.#wakeIfTaken();
   }
 
-  /** The place of the tail went back. */
+  /** The place of the tail went back: the store has lost what lay between. */
   rewound(shard: number, from: Position, to: Position): void {
-    const known = this.#catchUp?.read(shard) ?? this.#ahead?.get(shard) ?? from;
-    if (this.#catchUp !== undefined) {
-      if (comparePositions(known, to) <= 0) return; // It has not come that far.
-      this.#catchUp.jump(shard, to);
-    } else if (this.#ahead?.delete(shard) === true && this.#ahead.size === 0) {
-      this.#ahead = undefined;
+    const catchUp = this.#catchUp;
+    const known = catchUp?.passed(shard) ?? this.#ahead?.get(shard) ?? from;
+    // A time of day means the same in the other history.
+    if (!isNumbered(known)) return;
+    if (comparePositions(known, to) <= 0) {
+      catchUp?.forget(shard);
+      return;
     }
-    this.#tellGap(shard, to, known, null, 'rewound');
+    if (catchUp !== undefined) catchUp.jump(shard, to);
+    else if (this.#ahead?.delete(shard) === true && this.#ahead.size === 0) this.#ahead = undefined;
+    this.#tellGap(gapBetween(shard, to, justBehind(known), 'rewound'));
   }
 
-  /** The tail has not met `count` events between the two places. */
-  missed(shard: number, from: Position, to: Position, count: number): void {
-    if (this.#catchUp !== undefined && comparePositions(this.#catchUp.read(shard), from) <= 0) return; // It reads them itself.
-    this.#tellGap(shard, from, to, count, 'trimmed');
+  /** The tail has not met what lies after `from` and before `to`. */
+  missed(shard: number, from: Position, to: Position): void {
+    if (this.#catchUp !== undefined) return; // It reads the store, and meets the same.
+    const known = latest(this.#ahead?.get(shard) ?? from, from);
+    if (comparePositions(known, justBefore(to)) < 0) this.#tellGap(gapBetween(shard, known, to, 'trimmed'));
   }
 
   /** Once a second or so: heartbeat, and the verdict on a connection that takes too little. Answers the bytes that wait in it. */
@@ -217,9 +221,7 @@ export class Subscriber {
       (shard) => [shard, startPosition(start, shard, this.#tailPlace(shard))] as const,
     );
     if (start.from === 'cursor' || start.from === 'event') {
-      this.#unchecked = places
-        .filter(([shard, place]) => comparePositions(place, this.#tailPlace(shard)) > 0)
-        .map(([shard]) => shard);
+      this.#unverified = places.filter(([, place]) => place.seq > 0).map(([shard]) => shard);
     }
     this.#run(new CatchUp(places));
   }
@@ -253,8 +255,10 @@ export class Subscriber {
         continue;
       }
       try {
-        for (const shard of this.#unchecked) await this.#checkStart(catchUp, shard);
-        this.#unchecked = [];
+        if (this.#unverified.length > 0) {
+          await Promise.all(this.#unverified.map((shard) => this.#verifyStart(catchUp, shard)));
+          this.#unverified = [];
+        }
         if (this.#catchUp !== catchUp) return;
         const status = this.#passOn(catchUp);
         if (status === 'live') return;
@@ -342,34 +346,25 @@ export class Subscriber {
     const page = await pages.read(shard, after, tail.position(shard));
     // Closed or rewound meanwhile: the page is of no use.
     if (this.#catchUp !== catchUp || catchUp.read(shard) !== after) return;
-    if (page.status === 'rewound') {
-      this.#rewindTo(catchUp, shard, page.last);
-      return;
-    }
-    const { trimmed } = page;
-    if (trimmed !== undefined && !(this.#fromOldest && comparePositions(after, ORIGIN) === 0)) {
-      catchUp.jump(shard, trimmed.begin);
-      this.#tellGap(shard, after, trimmed.next, null, 'trimmed');
-    }
-    catchUp.add(shard, this.#wanted(page.events), page.upTo);
+    const gap = addPage(catchUp, shard, page, this.filter, this.#fromOldest);
+    if (gap !== undefined) this.#tellGap(gap);
   }
 
-  /** A place ahead of the tail is either news of another process, or of a store that has lost its last writes. */
-  async #checkStart(catchUp: CatchUp, shard: number): Promise<void> {
-    const answer = await this.#commons.pages.check(shard, catchUp.read(shard));
-    if (this.#catchUp === catchUp && answer !== 'there') this.#rewindTo(catchUp, shard, answer.last);
+  /** A place ahead of the tail is either news of another process, or of a store that has lost its last writes; one behind it may be of a
+   *  history that the store has given up. */
+  async #verifyStart(catchUp: CatchUp, shard: number): Promise<void> {
+    const { tail, pages } = this.#commons;
+    const place = catchUp.passed(shard);
+    if (comparePositions(place, tail.position(shard)) === 0 || tail.recent(shard).has(place)) return;
+    const answer = await pages.verify(shard, place);
+    if (this.#catchUp !== catchUp || catchUp.passed(shard) !== place || answer === 'there') return;
+    catchUp.jump(shard, answer.to);
+    this.#tellGap(gapBetween(shard, answer.to, justBehind(place), 'rewound'));
   }
 
-  #rewindTo(catchUp: CatchUp, shard: number, last: Position): void {
-    const from = catchUp.read(shard);
-    const to = rewindPoint(last, this.#commons.limits.rewindMs);
-    catchUp.jump(shard, to);
-    this.#tellGap(shard, to, from, null, 'rewound');
-  }
-
-  #tellGap(shard: number, from: Position, to: Position, count: number | null, reason: Gap['reason']): void {
+  #tellGap(gap: Gap): void {
     this.#commons.counts.gaps += 1;
-    this.#sink.gap({ shard, from: eventId(shard, from), to: eventId(shard, to), count, reason }, this.cursor());
+    this.#sink.gap(gap, this.cursor());
     this.flush(this.#commons.clock.monotonicMs());
   }
 }

@@ -1,7 +1,8 @@
 /** The consumers of one group that wait in this process, served one after the other in the order of their coming. While somebody waits it
  *  listens to the live feed for events that match, so that a pull is answered at once; what the feed does not tell (another consumer's
  *  acknowledgement, a deadline in another process) is found by looking again.
- *  Store away: the pull under way is rejected with `broker_unavailable`, and so is each one after it until the store is back. */
+ *  Store away: the pull under way is rejected with `broker_unavailable`, and so are those behind it: one after the other they would wait for
+ *  its time-outs. */
 
 import type { Delivery, PullOptions } from './group.ts';
 import type { HandedOut } from './hand-out.ts';
@@ -43,6 +44,10 @@ export class GroupLine {
 
   get isIdle(): boolean {
     return !this.#serving;
+  }
+
+  get isStopped(): boolean {
+    return this.#stopped;
   }
 
   get isFull(): boolean {
@@ -112,7 +117,7 @@ export class GroupLine {
         try {
           found = await this.#parts.handOut(first.max);
         } catch (error) {
-          first.reject(error);
+          for (const each of this.#waiting) each.reject(error);
           continue;
         }
         if (found.deliveries.length > 0) {

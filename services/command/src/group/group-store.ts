@@ -6,7 +6,7 @@ import { createScript, type Keyspace, type RedisConnection, type Script } from '
 import type { Group, Settled, Verdict } from './group.ts';
 
 const script = (name: string): URL => new URL(`./${name}.lua`, import.meta.url);
-const NAMES = ['begin', 'look', 'take', 'settle', 'revive', 'progress', 'remove'] as const;
+const NAMES = ['begin', 'look', 'take', 'heed', 'settle', 'revive', 'progress', 'remove'] as const;
 
 export type Key = Pick<Group, 'key' | 'ordered' | 'maxAttempts'>;
 
@@ -68,6 +68,7 @@ export class GroupStore {
   readonly #bodies: Script;
   readonly #deadLetters: Script;
   readonly #permit: Script;
+  readonly #prolong: Script;
   readonly #connection: RedisConnection;
 
   /** A state connection; the caller opens and closes it. */
@@ -79,6 +80,7 @@ export class GroupStore {
     this.#bodies = createScript(connection, script('bodies'), 2, { replies: 'buffer' });
     this.#deadLetters = createScript(connection, script('dead-letters'), 2);
     this.#permit = createScript(connection, script('permit'), 1);
+    this.#prolong = createScript(connection, script('prolong'), 1);
   }
 
   get shards(): number {
@@ -103,17 +105,17 @@ export class GroupStore {
     };
   }
 
-  /** `moved`: the place is another by now. */
+  /** `moved`: the place is another by now. `changed`: the spec that the advance is made by is not the last one. */
   async take(
     shard: number,
     group: Key,
     wanted: number,
     deadlineMs: number,
-    advance: Advance | undefined,
-  ): Promise<readonly Taken[] | 'moved'> {
+    advance: (Advance & { readonly revision: number }) | undefined,
+  ): Promise<readonly Taken[] | 'moved' | 'changed'> {
     const step =
       advance === undefined
-        ? ['', '', '', '', '', '', '']
+        ? ['', '', '', '', '', '', '', '']
         : [
             advance.from,
             advance.to,
@@ -122,10 +124,12 @@ export class GroupStore {
             advance.gap?.to ?? '',
             advance.gap?.count ?? '',
             advance.seen ? 1 : 0,
+            advance.revision,
             ...advance.matched.flatMap(({ member, code }) => [member, code]),
           ];
     const reply = await this.#call('take', shard, group, [wanted, deadlineMs, ...step]);
     if (reply === 'MOVED') return 'moved';
+    if (reply === 'CHANGED') return 'changed';
     const taken: Taken[] = [];
     const found = words(reply);
     for (let i = 0; i + 1 < found.length; i += 2) {
@@ -134,15 +138,30 @@ export class GroupStore {
     return taken;
   }
 
-  /** In the order given; undefined where the event is gone. */
-  async bodies(shard: number, group: Key, members: readonly string[]): Promise<readonly (EventRecord | undefined)[]> {
+  /** From now on nobody goes on by a spec older than `revision`. */
+  async heed(shard: number, group: Key, revision: number): Promise<void> {
+    await this.#call('heed', shard, group, [revision]);
+  }
+
+  /** In the order given, from the first on as many as have about `bytes`, one at least; undefined where the event is gone. */
+  async bodies(
+    shard: number,
+    group: Key,
+    members: readonly string[],
+    bytes: number,
+  ): Promise<readonly (EventRecord | undefined)[]> {
     const found: (EventRecord | undefined)[] = [];
-    while (found.length < members.length) {
+    let left = bytes;
+    while (found.length < members.length && (left > 0 || found.length === 0)) {
       const rest = members.slice(found.length);
-      const reply = await this.#bodies(this.#keys(shard, group), [...options(group), BODIES_BYTES, ...rest]);
+      const args = [...options(group), Math.max(1, Math.min(BODIES_BYTES, left)), ...rest];
+      const reply = await this.#bodies(this.#keys(shard, group), args);
       const some = (Array.isArray(reply) ? reply : []) as readonly (readonly Buffer[])[];
       if (some.length === 0) throw new BrokerError('internal', 'the store answered no event of those asked for');
-      for (const fields of some) found.push(fields.length === 0 ? undefined : fromStreamFields(fields));
+      for (const fields of some) {
+        found.push(fields.length === 0 ? undefined : fromStreamFields(fields));
+        for (const field of fields) left -= field.length;
+      }
     }
     return found;
   }
@@ -216,10 +235,9 @@ export class GroupStore {
   }
 
   /** Never rejects: an event that stays out longer than its permit makes room for one more. */
-  async prolong(group: Pick<Group, 'key'>, permits: readonly string[], untilMs: number): Promise<void> {
-    const scored = permits.flatMap((permit) => [untilMs, permit]);
-    if (scored.length === 0) return;
-    await this.#connection.zadd(this.#keyspace.groupPermits(group.key), 'XX', ...scored).catch(() => undefined);
+  async prolong(group: Pick<Group, 'key'>, permits: readonly string[], lifeMs: number): Promise<void> {
+    if (permits.length === 0) return;
+    await this.#prolong([this.#keyspace.groupPermits(group.key)], [lifeMs, ...permits]).catch(() => undefined);
   }
 
   async dropPermits(group: Pick<Group, 'key'>): Promise<void> {

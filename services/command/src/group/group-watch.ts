@@ -1,6 +1,7 @@
 /** Looks after all groups: finishes removals that were left half done, and reads how far each group is, for metrics. One process at a time does
  *  it, under a lock; the others know nothing. Store away: keeps what was last seen, and tries again. */
 
+import { BrokerError } from '@lapi-broker/protocol';
 import type { Part } from '@lapi-broker/runtime';
 import type { Group, GroupProgress } from './group.ts';
 
@@ -55,7 +56,12 @@ export class GroupWatch implements Part {
       const seen: SeenGroup[] = [];
       // One after the other: it must not be felt.
       for (const group of (await holdsTurn()) ? await tend() : []) {
-        seen.push({ group, progress: await progress(group.name) });
+        try {
+          seen.push({ group, progress: await progress(group.name) });
+        } catch (error) {
+          // Removed meanwhile, which must not hide the others.
+          if (!(error instanceof BrokerError) || error.code !== 'not_found') throw error;
+        }
       }
       this.#seen = seen;
     } catch (error) {

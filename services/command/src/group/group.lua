@@ -3,7 +3,7 @@
 -- its stream does not have (D9). A group that was removed has no hash, and nothing writes to it any more.
 -- KEYS  1 events  stream   2 group  hash   both {shard}; the other keys are named after the second
 -- ARGV  1 ordered (1 0)   2 hand-outs before an event is dead   3… of each script
--- The group (hash): c last entry looked at   n its number   a acknowledged   d dead letters dropped   h bytes held in :body
+-- The group (hash): c last entry looked at   n its number   a acknowledged   d dead letters dropped   h bytes held in :body   r revision of the spec
 -- Members are entry ids (`<ms>-<number>`) and gaps (`g<from>_<to>_<count>`, count x when nobody knows). Open ones are in one place each:
 --   :ready zset → number   may be handed out          :out zset → ms when it is handed out again     :later zset → ms of the next attempt
 --   :parked zset, in byte order `<code> <number> <member>`   waits for an earlier event of its device (ordered groups)
@@ -13,6 +13,9 @@ local eventsKey, groupKey = KEYS[1], KEYS[2]
 local ordered, maxAttempts = ARGV[1] == '1', tonumber(ARGV[2])
 local readyKey, outKey, laterKey, parkedKey = groupKey .. ':ready', groupKey .. ':out', groupKey .. ':later', groupKey .. ':parked'
 local headsKey, deadKey, itemKey, bodyKey = groupKey .. ':heads', groupKey .. ':dead', groupKey .. ':item', groupKey .. ':body'
+
+-- While a Cluster moves the slot, keys that are away already, or were never there, make this fail: before anything was changed, not in the middle.
+redis.call('EXISTS', eventsKey .. ':count', groupKey, readyKey, outKey, laterKey, parkedKey, headsKey, deadKey, itemKey, bodyKey)
 
 -- Of one shard: copies of events that were handed out in vain, and dead letters. The oldest dead letters make room.
 local HELD_BYTES = 16777216
@@ -108,6 +111,16 @@ local function dropOldestDeadLetter()
   return true
 end
 
+-- Only dead letters that hold something make room.
+local function makeRoom(bytes)
+  while tonumber(redis.call('HGET', groupKey, 'h') or '0') + bytes > HELD_BYTES do
+    local oldest = redis.call('ZRANGE', deadKey, 0, 0)[1]
+    if not oldest or redis.call('HEXISTS', bodyKey, oldest) == 0 then return false end
+    dropOldestDeadLetter()
+  end
+  return true
+end
+
 -- Keeps what the stream may trim before the next attempt. False when the stream has trimmed it already. Where there is no room the stream's copy
 -- has to do, as long as it is there.
 local function hold(member)
@@ -115,11 +128,7 @@ local function hold(member)
   local entry = redis.call('XRANGE', eventsKey, member, member)[1]
   if not entry then return false end
   local body = cmsgpack.pack(entry[2])
-  local room
-  repeat
-    room = HELD_BYTES - tonumber(redis.call('HGET', groupKey, 'h') or '0') - #body
-  until room >= 0 or not dropOldestDeadLetter()
-  if room >= 0 then
+  if makeRoom(#body) then
     redis.call('HSET', bodyKey, member, body)
     redis.call('HINCRBY', groupKey, 'h', #body)
   end

@@ -132,7 +132,7 @@ export interface Groups {
   pull(name: string, options: PullOptions): Promise<readonly Delivery[]>;
   /** One answer per id, in their order. */
   settle(name: string, ackIds: readonly string[], verdict: Verdict): Promise<readonly Settled[]>;
-  /** Oldest first; `after` is the id of the last one seen. */
+  /** Oldest first; `after` is the id of the last one seen. Fewer than `limit` when they are large, none only at the end. */
   deadLetters(
     name: string,
     page: { readonly after: string | undefined; readonly limit: number },

@@ -1,6 +1,6 @@
 import { RedisEventStream } from '@lapi-broker/bus';
 import { type RedisServer, startRedis, waitFor } from '@lapi-broker/fixture';
-import type { DeviceCode } from '@lapi-broker/protocol';
+import { BrokerError, type DeviceCode } from '@lapi-broker/protocol';
 import {
   closeConnection,
   createKeyspace,
@@ -42,9 +42,9 @@ interface Rig {
   readonly keyspace: Keyspace;
   readonly stream: RedisEventStream;
   /** Each is another process as far as groups are concerned. */
-  groups(): RedisGroups;
+  groups(read?: RedisEventStream['read']): RedisGroups;
   /** Public id of the new event. */
-  append(code: string, kind?: string): Promise<string>;
+  append(code: string, kind?: string, data?: Buffer): Promise<string>;
 }
 
 const randomText = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz');
@@ -57,12 +57,12 @@ function rig(shards = 4, retention?: { maxAgeMs: number; maxBytes: number }): Ri
   return {
     keyspace,
     stream,
-    groups() {
+    groups(read = (shard, after, count) => stream.read(shard, after, count)) {
       const groups = new RedisGroups({
         state,
         keyspace,
         barrier: new ReplicaBarrier(state, false),
-        stream,
+        stream: { read },
         listen: async () => () => undefined,
         groupsAllowed: 10,
         monotonicMs: () => performance.now(),
@@ -71,8 +71,8 @@ function rig(shards = 4, retention?: { maxAgeMs: number; maxBytes: number }): Ri
       cleanUps.push(() => groups.stop());
       return groups;
     },
-    async append(code, kind = 'alarm.MotionAlarmOn') {
-      const id = await stream.append(record({ code: code as DeviceCode, kind }));
+    async append(code, kind = 'alarm.MotionAlarmOn', data = Buffer.from('{}')) {
+      const id = await stream.append(record({ code: code as DeviceCode, kind, data }));
       return eventId(keyspace.shardOf(code as DeviceCode), parsePosition(id));
     },
   };
@@ -184,6 +184,88 @@ describe('what a group hands out', () => {
     expect(await a.pull('g', AT_ONCE)).toHaveLength(2);
   });
 
+  it('takes an extended event for one in flight, and one that somebody else has settled for none', async () => {
+    const { append, groups } = rig();
+    const group = groups();
+    await group.create({ ...SPEC, ordered: false, maxInFlight: 1, ackDeadlineMs: 1_000 }, 'platform', START);
+    const ids = [await append('cam-1'), await append('cam-1')];
+    const late = await group.pull('g', AT_ONCE);
+    const again = await group.pull('g', { max: 10, waitMs: 20_000 });
+    expect([...late, ...again].map((each) => [idOf(each), each.attempt])).toEqual([
+      [ids[0], 1],
+      [ids[0], 2],
+    ]);
+    expect(await group.settle('g', ackIds(again), { type: 'extend', deadlineMs: 600_000 })).toEqual(['done']);
+    expect(await group.pull('g', AT_ONCE)).toEqual([]);
+    expect(await group.settle('g', ackIds(late), { type: 'ack' })).toEqual(['done']);
+    expect(await group.settle('g', ackIds(again), { type: 'ack' })).toEqual(['stale']);
+    expect((await group.pull('g', AT_ONCE)).map(idOf)).toEqual([ids[1]]);
+  });
+
+  it('is of all shards in turn where a consumer takes little at a time', async () => {
+    const { append, groups, keyspace } = rig();
+    const group = groups();
+    await group.create({ ...SPEC, ordered: false }, 'platform', START);
+    for (let i = 0; i < 40; i++) await append(`cam-${i}`);
+    const shards = new Set<number>();
+    for (let i = 0; i < keyspace.shards; i++) {
+      const [one] = await group.pull('g', { max: 1, waitMs: 0 });
+      if (one?.message.type === 'event') shards.add(one.message.event.shard);
+    }
+    expect(shards.size).toBe(keyspace.shards);
+  });
+
+  it('is no more than fits, and no more is brought from the store, however many large ones are due', async () => {
+    const { append, groups } = rig();
+    const group = groups();
+    await group.create({ ...SPEC, ordered: false, maxAttempts: 100 }, 'platform', START);
+    const data = Buffer.from(JSON.stringify('x'.repeat(700_000)));
+    for (let i = 0; i < 60; i++) await append(`cam-${i}`, 'structure', data);
+    let taken = 0;
+    while (taken < 60) {
+      const some = await group.pull('g', { max: 1_000, waitMs: 0 });
+      expect(some.length).toBeGreaterThan(0);
+      taken += some.length;
+      await group.settle('g', ackIds(some), { type: 'nack', delayMs: 1 });
+      if ((await group.progress('g')).lag === 0) break;
+    }
+    const sentBytes = async (): Promise<number> =>
+      Number(/total_net_output_bytes:(\d+)/.exec(String(await redis.command('INFO', 'stats')))?.[1]);
+    const before = await sentBytes();
+    const some = await groups().pull('g', { max: 1_000, waitMs: 0 });
+    expect((await sentBytes()) - before).toBeLessThan(20 * 2 ** 20);
+    expect(some.length).toBeGreaterThan(5);
+    expect(some.length).toBeLessThan(20);
+    expect((await group.progress('g')).inFlight).toBe(some.length);
+  });
+
+  it('is what was taken before the store failed, at the next try, and counts as that attempt', async () => {
+    const { append, groups, stream } = rig(1);
+    let away = false;
+    const group = groups(async (...args) => {
+      if (away) throw new BrokerError('broker_unavailable', 'away');
+      return await stream.read(...args);
+    });
+    await group.create({ ...SPEC, ordered: false }, 'platform', START);
+    const id = await append('cam-1');
+    await group.settle('g', ackIds(await group.pull('g', AT_ONCE)), { type: 'nack', delayMs: 0 });
+    await append('cam-1');
+    away = true;
+    await expect(group.pull('g', AT_ONCE)).rejects.toMatchObject({ code: 'broker_unavailable' });
+    away = false;
+    const next = (await group.pull('g', AT_ONCE)).filter((each) => idOf(each) === id);
+    expect(next.map(({ attempt }) => attempt)).toEqual([2]);
+  });
+
+  it('comes to every consumer that waits in a process that did not know the group', async () => {
+    const { append, groups } = rig();
+    await groups().create(SPEC, 'platform', START);
+    const group = groups();
+    const waiting = [0, 1, 2].map(() => group.pull('g', { max: 1, waitMs: 20_000 }));
+    const ids = [await append('cam-1'), await append('cam-2'), await append('cam-3')];
+    expect((await Promise.all(waiting)).flat().map(idOf).sort()).toEqual(ids.sort());
+  });
+
   it('wakes a consumer that waits, also when another process acknowledged what was in the way', async () => {
     const { append, groups } = rig();
     const [a, b] = [groups(), groups()];
@@ -242,6 +324,30 @@ describe('what is not acknowledged', () => {
     expect(await group.discard('g', undefined)).toBe(1);
     expect(await group.deadLetters('g', { after: undefined, limit: 10 })).toEqual([]);
     expect(await group.replay('g', undefined)).toBe(0);
+  });
+
+  it('is listed in pages of a bounded size, and past dead letters whose events are gone', async () => {
+    const { append, groups, keyspace } = rig(1);
+    const group = groups();
+    await group.create({ ...SPEC, ordered: false, maxAttempts: 1 }, 'platform', START);
+    const data = Buffer.from(JSON.stringify('x'.repeat(1_500_000)));
+    const ids: string[] = [];
+    for (let i = 0; i < 10; i++) ids.push(await append('cam-1', 'structure', data));
+    while ((await group.progress('g')).deadLetters < 10) {
+      await group.settle('g', ackIds(await group.pull('g', AT_ONCE)), { type: 'nack', delayMs: 0 });
+    }
+    const { key } = await group.get('g');
+    await redis.command('HDEL', `${keyspace.group(0, key)}:body`, (ids[2] as string).slice(3));
+    await redis.command('XTRIM', keyspace.events(0), 'MAXLEN', 0);
+    const first = await group.deadLetters('g', { after: undefined, limit: 100 });
+    const rest = await group.deadLetters('g', { after: first.at(-1)?.id, limit: 100 });
+    expect(first.length).toBeLessThan(8);
+    expect([...first, ...rest].map(({ id }) => id)).toEqual(ids.filter((_, i) => i !== 2));
+    expect(await group.deadLetters('g', { after: undefined, limit: 3 })).toHaveLength(3);
+    // What is gone is told when it is asked for.
+    expect(await group.replay('g', [ids[2] as string])).toBe(1);
+    const told = await group.pull('g', { max: 1, waitMs: 20_000 });
+    expect(told[0]?.message).toMatchObject({ type: 'gap', gap: { count: 1 } });
   });
 
   it('waits as long as the consumer asked, keeps its device waiting, and outlives the stream', async () => {
@@ -408,6 +514,68 @@ describe('a group as a thing', () => {
       code: 'invalid_request',
     });
     await expect(group.change('other', { maxAttempts: 2 })).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('goes by its changed filter in every process once the change is answered, also for consumers that wait', async () => {
+    const { append, groups } = rig();
+    const [a, b, c] = [groups(), groups(), groups()];
+    await a.create({ ...SPEC, filter: { devices: ['cam-2'] } }, 'platform', START);
+    expect(await b.pull('g', AT_ONCE)).toEqual([]);
+    const waiting = c.pull('g', { max: 1, waitMs: 20_000 });
+    await waitFor(async () => (await c.get('g')).filter.devices?.[0] === 'cam-2', { deadlineMs: 10_000, what: 'c' });
+    await a.change('g', { filter: { devices: ['cam-1'] } });
+    const ids = [await append('cam-1')];
+    const got = [...(await b.pull('g', { max: 1, waitMs: 0 }))];
+    if (got.length === 0) got.push(...(await waiting));
+    else {
+      await a.settle('g', ackIds(got), { type: 'ack' });
+      ids.push(await append('cam-1'));
+      got.push(...(await waiting));
+    }
+    expect(got.map(idOf)).toEqual(ids);
+  });
+
+  it('goes on with the oldest event kept in a shard that has lost its place, and is not made anew when it is gone', async () => {
+    const { append, groups, keyspace } = rig();
+    const group = groups();
+    await group.create(SPEC, 'platform', { from: 'now' });
+    const id = await append('cam-1');
+    const place = keyspace.group(keyspace.shardOf('cam-1' as DeviceCode), (await group.get('g')).key);
+    await redis.command('DEL', place);
+    expect((await group.pull('g', { max: 10, waitMs: 20_000 })).map(idOf)).toEqual([id]);
+    const waiting = group.pull('g', { max: 10, waitMs: 20_000 });
+    await groups().remove('g');
+    await expect(waiting).rejects.toMatchObject({ code: 'not_found' });
+    expect(await redis.command('KEYS', `${keyspace.prefix}:*g*`)).not.toContain(place);
+  });
+
+  it('is pulled as the one that it is now where it was deleted and made again elsewhere', async () => {
+    const { append, groups } = rig();
+    const [a, b] = [groups(), groups()];
+    await a.create(SPEC, 'platform', START);
+    expect(await b.pull('g', AT_ONCE)).toEqual([]);
+    await a.remove('g');
+    await a.create(SPEC, 'platform', START);
+    const id = await append('cam-1');
+    expect((await b.pull('g', { max: 1, waitMs: 20_000 })).map(idOf)).toEqual([id]);
+  });
+
+  it('leaves no permits behind for ever, and serves consumers when the store is full', async () => {
+    const { append, groups, keyspace } = rig();
+    const group = groups();
+    await group.create(SPEC, 'platform', START);
+    const id = await append('cam-1');
+    await redis.command('CONFIG', 'SET', 'maxmemory', '1');
+    try {
+      const got = await group.pull('g', AT_ONCE);
+      expect(got.map(idOf)).toEqual([id]);
+      const { key } = await group.get('g');
+      expect(Number(await redis.command('PTTL', keyspace.groupPermits(key)))).toBeGreaterThan(600_000);
+      expect(await group.settle('g', ackIds(got), { type: 'extend', deadlineMs: 1_000 })).toEqual(['done']);
+      expect(await group.settle('g', ackIds(got), { type: 'ack' })).toEqual(['done']);
+    } finally {
+      await redis.command('CONFIG', 'SET', 'maxmemory', '0');
+    }
   });
 
   it('is one of a bounded number', async () => {

@@ -1,5 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Guarantee: what is overdue may be handed out again, or is dead after its last attempt; nothing is handed out here.
+--   allow-oom, as of all that hands out: consumers make a full Redis emptier.
 -- KEYS, ARGV 1–2: see group.lua
 -- Returns {place, its number, last entry, ready, out, open in all, ms until something is due ('' = nothing)} | 'GONE'
 --#include group.lua

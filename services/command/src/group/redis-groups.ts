@@ -1,5 +1,5 @@
 /** Groups on Redis: what they are (one hash each, all in one slot), and what consumers do with them (hand-out.ts, group-line.ts).
- *  What a group is may be 2 s old in another process. A group is made in two steps, its record and then its place in every shard, and removed
+ *  What a group is may be 2 s old in another process, but nobody goes on by an old filter (take.lua). A group is made in two steps, its record and then its place in every shard, and removed
  *  in the opposite order; whoever finds one half done finishes it.
  *  Where Redis has replicas, a new group counts once they know it. Store away: see group.ts. */
 
@@ -39,8 +39,8 @@ import type {
   Verdict,
 } from './group.ts';
 import { GroupLine } from './group-line.ts';
-import { type Beginning, GroupGone, GroupStore } from './group-store.ts';
-import { type HandOutParts, HandOuts } from './hand-out.ts';
+import { type Beginning, type DeadMember, GroupGone, GroupStore } from './group-store.ts';
+import { type HandOutParts, HandOuts, type RevisedGroup } from './hand-out.ts';
 
 export interface RedisGroupsParts {
   readonly state: RedisConnection;
@@ -65,15 +65,18 @@ export interface GroupCounts {
 }
 
 interface Known {
-  readonly group: Group;
+  readonly group: RevisedGroup;
   readonly line: GroupLine;
   atMs: number;
 }
 
 const FRESH_MS = 2_000;
+const UNUSED_MS = 60_000;
 /** Dead letters of one millisecond and shard that a page can tell apart. */
 const SAME_MS_SLACK = 1_000;
 const ALL_OF_A_SHARD = 1_000;
+/** Of a page of dead letters, about. */
+const PAGE_BYTES = 8 * 2 ** 20;
 const script = (name: string): URL => new URL(`./${name}.lua`, import.meta.url);
 
 export class RedisGroups implements Groups {
@@ -91,9 +94,9 @@ export class RedisGroups implements Groups {
 
   constructor(parts: RedisGroupsParts) {
     this.#parts = parts;
-    const { state, keyspace, stream, randomText } = parts;
+    const { state, keyspace, stream, randomText, monotonicMs } = parts;
     this.#store = new GroupStore(state, keyspace);
-    this.#handOutParts = { store: this.#store, stream, newPermit: () => randomText(10) };
+    this.#handOutParts = { store: this.#store, stream, newPermit: () => randomText(10), monotonicMs };
     this.#put = createScript(state, script('put'), 2);
     this.#patch = createScript(state, script('patch'), 1);
     this.#drop = createScript(state, script('drop'), 2);
@@ -133,12 +136,13 @@ export class RedisGroups implements Groups {
     const { keyspace } = this.#parts;
     const group = await this.#read(name);
     if (group === undefined) throw new GroupGone();
-    const { key, owner, createdAtMs, ...before } = group;
+    const { key, owner, createdAtMs, revision: _revision, ...before } = group;
     const spec: GroupSpec = { ...before, ...change };
     filterOf(spec.filter);
     const changed = await this.#patch([keyspace.groupSpec(name)], [key, 'spec', JSON.stringify(spec)]);
-    if (changed !== 1) throw new GroupGone();
+    if (changed === '') throw new GroupGone();
     this.#forget(name);
+    await this.#eachShard((shard) => this.#store.heed(shard, group, Number(changed)));
     return { ...spec, key, owner, createdAtMs };
   }
 
@@ -169,15 +173,18 @@ export class RedisGroups implements Groups {
   }
 
   async pull(name: string, options: PullOptions): Promise<readonly Delivery[]> {
-    const { line } = await this.#find(name);
-    if (this.#stopped) throw new BrokerError('node_draining', 'This process is leaving.');
-    if (line.isFull) throw new BrokerError('rate_limited', 'Too many consumers of this subscription wait here.');
-    let deliveries: readonly Delivery[];
-    try {
-      deliveries = await line.pull(options);
-    } catch (error) {
-      if (error instanceof GroupGone) this.#forget(name);
-      throw error;
+    const { monotonicMs } = this.#parts;
+    const dueMs = monotonicMs() + options.waitMs;
+    let deliveries: readonly Delivery[] = [];
+    for (;;) {
+      const { line } = await this.#find(name);
+      if (this.#stopped) throw new BrokerError('node_draining', 'This process is leaving.');
+      if (line.isFull) throw new BrokerError('rate_limited', 'Too many consumers of this subscription wait here.');
+      const waitMs = Math.max(0, dueMs - monotonicMs());
+      deliveries = await line.pull({ ...options, waitMs });
+      // The line ends when the group has changed; whoever waited goes on with the group as it is then.
+      const goesOn = line.isStopped && !this.#stopped && options.signal?.aborted !== true;
+      if (deliveries.length > 0 || !goesOn) break;
     }
     for (const { attempt, message } of deliveries) {
       if (message.type === 'gap') this.counts.gaps += 1;
@@ -209,9 +216,8 @@ export class RedisGroups implements Groups {
     const page = shards
       .flat()
       .filter((each) => start === undefined || inListOrder(each, start) > 0)
-      .sort(inListOrder)
-      .slice(0, limit);
-    return await this.#withBodies(group, page);
+      .sort(inListOrder);
+    return await this.#withBodies(group, page, limit);
   }
 
   replay(name: string, ids: readonly string[] | undefined): Promise<number> {
@@ -243,21 +249,28 @@ export class RedisGroups implements Groups {
       this.#forget(name);
       throw new GroupGone();
     }
-    if (known !== undefined && JSON.stringify(known.group) === JSON.stringify(group)) {
-      known.atMs = nowMs;
-      return known;
+    // Another call may have read it as well meanwhile.
+    const current = this.#known.get(name);
+    if (current !== undefined && JSON.stringify(current.group) === JSON.stringify(group)) {
+      current.atMs = nowMs;
+      return current;
     }
     this.#forget(name);
+    this.#forgetUnused(nowMs);
     const fresh = this.#know(group, nowMs);
     this.#known.set(name, fresh);
     return fresh;
   }
 
-  #know(group: Group, atMs: number): Known {
+  #know(group: RevisedGroup, atMs: number): Known {
     const filter = filterOf(group.filter);
     const handOuts = new HandOuts(this.#handOutParts, group, filter);
     const line = new GroupLine({
-      handOut: (max) => handOuts.next(max),
+      handOut: async (max) => {
+        const found = await handOuts.next(max);
+        if (found.outdated) await this.#renew(group);
+        return found;
+      },
       release: async (deliveries) => {
         const ackIds = deliveries.map(({ ackId }) => ackId);
         await this.#settle(group, ackIds, { type: 'release' }).catch(() => undefined);
@@ -274,18 +287,52 @@ export class RedisGroups implements Groups {
     this.#known.delete(name);
   }
 
+  /** Groups that nobody here has asked about for a while: they may be gone. */
+  #forgetUnused(nowMs: number): void {
+    for (const [name, { line, atMs }] of this.#known) {
+      if (line.isIdle && nowMs - atMs >= UNUSED_MS) this.#known.delete(name);
+    }
+  }
+
+  /** A shard says that the group is not what this process takes it for. Never rejects: the next hand-out says so again. */
+  async #renew(known: RevisedGroup): Promise<void> {
+    try {
+      const group = await this.#read(known.name);
+      if (group === undefined || group.key !== known.key || group.revision !== known.revision) {
+        if (this.#known.get(known.name)?.group === known) this.#forget(known.name);
+        return;
+      }
+      // It is: so a failover has cost the shard the group, or its record a change. The oldest event kept comes next where it was lost.
+      if (await this.#open(group, [])) {
+        await this.#eachShard((shard) => this.#store.heed(shard, group, group.revision));
+      }
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error;
+    }
+  }
+
+  /** Gives it a place where it has none. False when it was removed meanwhile, and then nothing of it is left. */
+  async #open(group: Group, beginnings: readonly Beginning[]): Promise<boolean> {
+    const { keyspace } = this.#parts;
+    await this.#eachShard((shard) => this.#store.begin(shard, group, beginnings[shard] ?? { where: 'start' }));
+    if ((await this.#patch([keyspace.groupSpec(group.name)], [group.key, 'state', 'open'])) !== '') return true;
+    await this.#eachShard((shard) => this.#store.remove(shard, group));
+    return false;
+  }
+
   /** The group as the store has it; what is half done is finished. */
-  async #read(name: string): Promise<Group | undefined> {
+  async #read(name: string): Promise<RevisedGroup | undefined> {
     const { state, keyspace } = this.#parts;
     const hash = await guarded(state.hgetall(keyspace.groupSpec(name)));
-    const { key, owner, start, spec, created, state: condition } = hash;
+    const { key, owner, start, spec, created, revision, state: condition } = hash;
     if (key === undefined || spec === undefined) return undefined;
     // Written by `create` and `change` above, by nobody else.
-    const group: Group = {
+    const group: RevisedGroup = {
       ...(JSON.parse(spec) as GroupSpec),
       key,
       owner: owner as GroupOwner,
       createdAtMs: Number(created),
+      revision: Number(revision ?? 0),
     };
     if (condition === 'removing') {
       await this.#finishRemoval(group);
@@ -293,8 +340,7 @@ export class RedisGroups implements Groups {
     }
     if (condition === 'opening') {
       const beginnings = JSON.parse(start ?? '[]') as readonly Beginning[];
-      await this.#eachShard((shard) => this.#store.begin(shard, group, beginnings[shard] ?? { where: 'now' }));
-      await this.#patch([keyspace.groupSpec(name)], [key, 'state', 'open']);
+      if (!(await this.#open(group, beginnings))) return undefined;
     }
     return group;
   }
@@ -328,15 +374,21 @@ export class RedisGroups implements Groups {
       else others.push(handOut);
     }
     const results = new Map<HandOut, Settled>();
-    await Promise.all(
+    const calls = await Promise.allSettled(
       [...byShard].map(async ([shard, some]) => {
         const answers = await this.#store.settle(shard, group, verdict, some);
         for (const [i, handOut] of some.entries()) results.set(handOut, answers[i] ?? 'stale');
       }),
     );
-    const permits = handOuts.flatMap((each) => (each !== undefined && results.get(each) === 'done' ? each.permit : []));
-    if (verdict.type === 'extend') await this.#store.prolong(group, permits, verdict.deadlineMs);
-    else await this.#store.giveBack(group, permits);
+    // A hand-out that is over needs none any more, whoever ended it.
+    const held: string[] = [];
+    const over: string[] = [];
+    for (const [{ permit }, result] of results)
+      (verdict.type === 'extend' && result === 'done' ? held : over).push(permit);
+    if (verdict.type === 'extend') await this.#store.prolong(group, held, verdict.deadlineMs);
+    await this.#store.giveBack(group, over);
+    // What one shard could not do is for the caller to know; what the others did is done.
+    for (const call of calls) if (call.status === 'rejected') throw call.reason;
     return handOuts.map((each) => (each === undefined ? 'invalid' : (results.get(each) ?? 'stale')));
   }
 
@@ -355,25 +407,25 @@ export class RedisGroups implements Groups {
     return counts.reduce((sum, count) => sum + count, 0);
   }
 
+  /** The first `limit` of them that are still there, fewer when they are large. */
   async #withBodies(
     group: Group,
-    page: readonly {
-      readonly shard: number;
-      readonly member: string;
-      readonly attempts: number;
-      readonly diedAtMs: number;
-    }[],
+    dead: readonly (DeadMember & { readonly shard: number })[],
+    limit: number,
   ): Promise<readonly DeadLetter[]> {
-    const letters = await Promise.all(
-      page.map(async ({ shard, member, attempts, diedAtMs }) => {
-        const [record] = await this.#store.bodies(shard, group, [member]);
-        // Discarded meanwhile.
-        if (record === undefined) return undefined;
-        const position = parsePosition(member);
-        return { id: eventId(shard, position), event: new OutgoingEvent(shard, position, record), attempts, diedAtMs };
-      }),
-    );
-    return letters.filter((letter) => letter !== undefined);
+    const letters: DeadLetter[] = [];
+    let bytes = 0;
+    for (const { shard, member, attempts, diedAtMs } of dead) {
+      if (letters.length >= limit || bytes >= PAGE_BYTES) break;
+      const [record] = await this.#store.bodies(shard, group, [member], 1);
+      // Discarded meanwhile, or neither the group nor the stream had room for it.
+      if (record === undefined) continue;
+      bytes += record.data.length;
+      const position = parsePosition(member);
+      const event = new OutgoingEvent(shard, position, record);
+      letters.push({ id: eventId(shard, position), event, attempts, diedAtMs });
+    }
+    return letters;
   }
 
   #eventIdOf(text: string): { readonly shard: number; readonly position: Position } {

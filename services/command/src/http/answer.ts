@@ -13,6 +13,16 @@ export type Answer =
       readonly bytes: string | Uint8Array;
       readonly headers?: HeaderList;
     }
+  | {
+      /** Sent as fast as the peer takes it; never whole in memory. */
+      readonly kind: 'stream';
+      readonly status: number;
+      readonly contentType: string;
+      readonly pieces: AsyncIterable<Uint8Array>;
+      /** Lets go of the source; called once, sent or not. */
+      readonly close: () => Promise<void>;
+      readonly headers?: HeaderList;
+    }
   | { readonly kind: 'empty'; readonly status: number }
   | ({ readonly kind: 'problem'; readonly error: ErrorCode } & Pick<
       ProblemCase,

@@ -13,7 +13,16 @@ import type { Operation, RawOperation } from './operation.ts';
 import { passThrough } from './routes/call.ts';
 import { cancelCommand, createCommand, listCommands, readCommand, retryCommand } from './routes/command.ts';
 import { disconnectDevice, listDevices, promoteSecret, putDevice, readDevice, removeDevice } from './routes/device.ts';
-import { live, readDocs, readDocument, readDocumentAlias, ready } from './routes/document.ts';
+import {
+  live,
+  readAsyncApi,
+  readDocs,
+  readDocument,
+  readDocumentAlias,
+  readEventSchema,
+  ready,
+} from './routes/document.ts';
+import { readImage } from './routes/image.ts';
 import {
   cancelJob,
   createJob,
@@ -35,6 +44,35 @@ import {
   readSchedule,
   resumeSchedule,
 } from './routes/schedule.ts';
+import {
+  ackEvents,
+  changeSubscription,
+  createSubscription,
+  deleteSubscription,
+  discardDeadLetters,
+  extendEvents,
+  listDeadLetters,
+  listSubscriptions,
+  nackEvents,
+  pullEvents,
+  readSubscription,
+  replayDeadLetters,
+} from './routes/subscription.ts';
+import {
+  changeWebhook,
+  createWebhook,
+  deleteWebhook,
+  disableWebhook,
+  discardWebhookDeadLetters,
+  enableWebhook,
+  listWebhookDeadLetters,
+  listWebhookDeliveries,
+  listWebhooks,
+  readWebhook,
+  replayWebhookDeadLetters,
+  rotateWebhookSecret,
+  testWebhook,
+} from './routes/webhook.ts';
 import { EVENT_OPERATIONS, type EventConnections, type EventRouteParts, registerEventRoutes } from './stream.ts';
 
 export interface Route extends DocumentedRoute {
@@ -66,12 +104,41 @@ export const ROUTES: readonly Route[] = [
   { method: 'POST', path: '/v1/schedules/:id/pause', operation: pauseSchedule },
   { method: 'POST', path: '/v1/schedules/:id/resume', operation: resumeSchedule },
 
+  { method: 'GET', path: '/v1/subscriptions', operation: listSubscriptions },
+  { method: 'POST', path: '/v1/subscriptions', operation: createSubscription },
+  { method: 'GET', path: '/v1/subscriptions/:name', operation: readSubscription },
+  { method: 'PATCH', path: '/v1/subscriptions/:name', operation: changeSubscription },
+  { method: 'DELETE', path: '/v1/subscriptions/:name', operation: deleteSubscription },
+  { method: 'POST', path: '/v1/subscriptions/:name/pull', operation: pullEvents },
+  { method: 'POST', path: '/v1/subscriptions/:name/ack', operation: ackEvents },
+  { method: 'POST', path: '/v1/subscriptions/:name/nack', operation: nackEvents },
+  { method: 'POST', path: '/v1/subscriptions/:name/extend', operation: extendEvents },
+  { method: 'GET', path: '/v1/subscriptions/:name/dead-letters', operation: listDeadLetters },
+  { method: 'POST', path: '/v1/subscriptions/:name/dead-letters/replay', operation: replayDeadLetters },
+  { method: 'POST', path: '/v1/subscriptions/:name/dead-letters/discard', operation: discardDeadLetters },
+
+  { method: 'GET', path: '/v1/webhooks', operation: listWebhooks },
+  { method: 'POST', path: '/v1/webhooks', operation: createWebhook },
+  { method: 'GET', path: '/v1/webhooks/:id', operation: readWebhook },
+  { method: 'PATCH', path: '/v1/webhooks/:id', operation: changeWebhook },
+  { method: 'DELETE', path: '/v1/webhooks/:id', operation: deleteWebhook },
+  { method: 'POST', path: '/v1/webhooks/:id/enable', operation: enableWebhook },
+  { method: 'POST', path: '/v1/webhooks/:id/disable', operation: disableWebhook },
+  { method: 'POST', path: '/v1/webhooks/:id/rotate-secret', operation: rotateWebhookSecret },
+  { method: 'POST', path: '/v1/webhooks/:id/test', operation: testWebhook },
+  { method: 'GET', path: '/v1/webhooks/:id/deliveries', operation: listWebhookDeliveries },
+  { method: 'GET', path: '/v1/webhooks/:id/dead-letters', operation: listWebhookDeadLetters },
+  { method: 'POST', path: '/v1/webhooks/:id/dead-letters/replay', operation: replayWebhookDeadLetters },
+  { method: 'POST', path: '/v1/webhooks/:id/dead-letters/discard', operation: discardWebhookDeadLetters },
+
   { method: 'GET', path: '/v1/devices', operation: listDevices },
   { method: 'GET', path: '/v1/devices/:code', operation: readDevice },
   { method: 'PUT', path: '/v1/devices/:code', operation: putDevice },
   { method: 'DELETE', path: '/v1/devices/:code', operation: removeDevice },
   { method: 'POST', path: '/v1/devices/:code/secret/promote', operation: promoteSecret },
   { method: 'POST', path: '/v1/devices/:code/disconnect', operation: disconnectDevice },
+
+  { method: 'GET', path: '/v1/images/:id', operation: readImage },
 
   { method: 'GET', path: '/v1/nodes', operation: listNodes },
 
@@ -81,6 +148,8 @@ export const ROUTES: readonly Route[] = [
 
   { method: 'GET', path: '/v1/openapi.json', operation: readDocument },
   { method: 'GET', path: '/openapi.json', operation: readDocumentAlias },
+  { method: 'GET', path: '/v1/asyncapi.json', operation: readAsyncApi },
+  { method: 'GET', path: '/v1/event.schema.json', operation: readEventSchema },
   { method: 'GET', path: '/docs', operation: readDocs },
   { method: 'GET', path: '/livez', operation: live },
   { method: 'GET', path: '/readyz', operation: ready },
@@ -91,6 +160,7 @@ export const DOCUMENTED: readonly DocumentedRoute[] = [...ROUTES, ...EVENT_OPERA
 
 /** Headers that handlers read; the transport copies no others, because each costs time on the fast path. Upgrades have a list of their own. */
 export const API_HEADERS: readonly string[] = [
+  'accept',
   'authorization',
   'content-length',
   'transfer-encoding',
@@ -99,6 +169,9 @@ export const API_HEADERS: readonly string[] = [
   'x-lapi-connect-timeout',
   'idempotency-key',
   'last-event-id',
+  'range',
+  'if-range',
+  'if-none-match',
 ];
 
 /** Mounts everything. The answer is the part of the process that looks after live event connections. */

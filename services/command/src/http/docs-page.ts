@@ -2,7 +2,8 @@
  *  policy that forbids everything. Texts come from our own document and are escaped all the same. Pure. */
 
 import { ERRORS, type ErrorCode, errorDefinition } from '@lapi-broker/protocol';
-import type { JsonObject, OpenApiDocument, OpenApiOperation } from './openapi.ts';
+import type { OpenApiDocument, OpenApiOperation } from './openapi.ts';
+import type { JsonObject } from './schema-components.ts';
 
 export function renderDocsPage(document: OpenApiDocument): string {
   const operations = Object.entries(document.paths).flatMap(([path, item]) =>
@@ -21,7 +22,7 @@ export function renderDocsPage(document: OpenApiDocument): string {
   return `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${escapeHtml(title)} ${escapeHtml(version)}</title><style>${STYLE}</style></head><body><main>
 <h1>${escapeHtml(title)} <small>${escapeHtml(version)}</small></h1>${paragraphs(description)}
-<p>The same as <a href="/v1/openapi.json">OpenAPI 3.1</a>.</p>
+<p>The same as <a href="/v1/openapi.json">OpenAPI 3.1</a>. What the broker says by itself, as <a href="/v1/asyncapi.json">AsyncAPI 3.0</a>; one event, as <a href="/v1/event.schema.json">JSON Schema</a>.</p>
 <nav>${document.tags.map(({ name }) => `<a href="#${escapeHtml(name)}">${escapeHtml(name)}</a>`).join(' ')} <a href="#Errors">Errors</a> <a href="#Schemas">Schemas</a></nav>
 ${sections.join('\n')}
 <h2 id="Errors">Errors</h2>${renderErrors()}

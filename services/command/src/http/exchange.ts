@@ -7,6 +7,7 @@ import type { Refusal } from '../access/access.ts';
 import type { Answer } from './answer.ts';
 import type { BodyBudget } from './body-budget.ts';
 import { createProblem, type ProblemCase } from './problem.ts';
+import { sendPieces } from './send-pieces.ts';
 
 /** Shared by all exchanges of one route. */
 export interface ExchangeRoute {
@@ -74,6 +75,14 @@ export class Exchange {
     return this.response.readBody(limitBytes);
   }
 
+  /** Called at most once, if the peer goes away before the answer. To be asked for after the body was read. */
+  onAborted(callback: () => void): void {
+    this.response.onAborted(() => {
+      this.#release();
+      callback();
+    });
+  }
+
   #reserve(bytes: number): boolean {
     if (this.response.ended || this.#budget?.reserve(bytes) !== true) return false;
     this.#reservedBytes += bytes;
@@ -95,7 +104,8 @@ export class Exchange {
     this.response.send(status, all, bytes, this.#ends(close));
   }
 
-  answer(answer: Answer): void {
+  /** A promise for what is sent piece by piece; it never rejects for the source. */
+  answer(answer: Answer): void | Promise<void> {
     switch (answer.kind) {
       case 'json':
         this.send(answer.status, 'application/json', JSON.stringify(answer.value), answer.headers);
@@ -103,12 +113,33 @@ export class Exchange {
       case 'bytes':
         this.send(answer.status, answer.contentType, answer.bytes, answer.headers);
         return;
+      case 'stream':
+        return this.#stream(answer);
       case 'empty':
         this.send(answer.status, '', '');
         return;
       case 'problem':
         this.problem(answer.error, answer.detail, answer);
         return;
+    }
+  }
+
+  async #stream({ status, contentType, pieces, close, headers = [] }: Answer & { kind: 'stream' }): Promise<void> {
+    try {
+      if (this.response.ended) return;
+      this.#release();
+      this.#route.count(this.#route.label, status);
+      const all = [['X-Request-Id', this.requestId], ['Content-Type', contentType], ...headers] as const;
+      const stream = this.response.stream(status, all);
+      try {
+        await sendPieces(stream, pieces);
+      } catch (error) {
+        // The head has left: only a broken connection tells the peer that this is not all.
+        stream.abort();
+        if (!(error instanceof BrokerError)) this.#route.onDefect(error, this.requestId, this.#route.label);
+      }
+    } finally {
+      await close();
     }
   }
 

@@ -2,12 +2,11 @@
  *  written is what is checked. Every operation lists its errors by code, each with an example made by the code that makes the real one. Pure. */
 
 import { ERRORS, type ErrorCode, errorDefinition, LAPI_METHODS } from '@lapi-broker/protocol';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { OperationDoc } from './operation.ts';
 import { createProblem, PROBLEM_TYPE } from './problem.ts';
 import { ProblemDocument } from './schema.ts';
-
-export type JsonObject = { [name: string]: unknown };
+import { type JsonObject, SchemaComponents } from './schema-components.ts';
 
 export interface OpenApiParameter {
   readonly name: string;
@@ -65,6 +64,8 @@ const TAGS = [
   { name: 'Jobs', description: 'One command for many devices.' },
   { name: 'Schedules', description: 'Commands and jobs at the moments of a timetable.' },
   { name: 'Events', description: 'What devices send, live and from where a subscriber left off.' },
+  { name: 'Subscriptions', description: 'Durable: events that are handed out until they are acknowledged.' },
+  { name: 'Webhooks', description: 'Events that are sent to a URL, signed, until they are taken.' },
   { name: 'Devices', description: 'The fleet: provisioning, sessions, rotation of secrets.' },
   { name: 'Nodes', description: 'The edge processes that hold the sessions.' },
   { name: 'Keys', description: 'API keys and their scopes.' },
@@ -78,14 +79,14 @@ Every request needs \`Authorization: Bearer <key>\`, except where an operation s
 Every answer carries \`X-Request-Id\`: the caller's own if it sent one of 1–64 characters A–Z a–z 0–9 . _ : -, else a new one. Errors of the broker are problem documents (RFC 9457) with \`source: "broker"\`; answers of devices have \`source: "device"\`. Tell cases apart by \`source\` and \`error\`, never by the status alone.`;
 
 export interface DocumentedRoute {
-  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'ANY';
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'ANY';
   /** Pattern of the transport. */
   readonly path: string;
   readonly operation: OperationDoc;
 }
 
 export function createOpenApi(routes: readonly DocumentedRoute[], version: string): OpenApiDocument {
-  const schemas = new Components();
+  const schemas = new SchemaComponents();
   const problem = schemas.use(ProblemDocument);
   const paths: { [path: string]: { [method: string]: OpenApiOperation } } = {};
   for (const { method, path, operation } of routes) {
@@ -127,7 +128,7 @@ function describeOperation(
   path: string,
   method: string,
   operationId: string,
-  schemas: Components,
+  schemas: SchemaComponents,
   problem: JsonObject,
 ): OpenApiOperation {
   const { tag, summary, description, scope, orScope, params, query, headers, body, bodyExample } = operation;
@@ -182,7 +183,7 @@ const REST: OpenApiParameter = {
 function parametersOf(
   shape: z.ZodObject | undefined,
   place: OpenApiParameter['in'],
-  schemas: Components,
+  schemas: SchemaComponents,
 ): OpenApiParameter[] {
   return Object.entries(shape?.shape ?? {}).map(([name, field]) => {
     const { description, ...schema } = schemas.use(field as z.ZodType);
@@ -198,9 +199,9 @@ function parametersOf(
 
 const ALWAYS = { 'X-Request-Id': { $ref: '#/components/headers/RequestId' } };
 
-function responsesOf({ responses }: OperationDoc, schemas: Components): { [status: string]: OpenApiResponse } {
+function responsesOf({ responses }: OperationDoc, schemas: SchemaComponents): { [status: string]: OpenApiResponse } {
   return Object.fromEntries(
-    Object.entries(responses).map(([status, { description, schema, contentType, example }]) => [
+    Object.entries(responses).map(([status, { description, schema, contentType, also = {}, example }]) => [
       status,
       {
         description,
@@ -213,6 +214,9 @@ function responsesOf({ responses }: OperationDoc, schemas: Components): { [statu
                   ...(schema === undefined ? {} : { schema: schemas.use(schema) }),
                   ...(example === undefined ? {} : { example }),
                 },
+                ...Object.fromEntries(
+                  Object.entries(also).map(([type, other]) => [type, { schema: schemas.use(other) }]),
+                ),
               },
             }),
       },
@@ -257,49 +261,4 @@ function exampleOf(code: ErrorCode): JsonObject {
     summary: title,
     value: JSON.parse(createProblem(code, { detail: cause, requestId: 'c1-1a', method: 'GET' }).body),
   };
-}
-
-/** Named schemas, each written once. */
-class Components {
-  readonly #schemas = new Map<string, JsonObject>();
-
-  /** A reference for a schema with an id, else the schema itself. */
-  use(schema: z.ZodType): JsonObject {
-    const id = schema.meta()?.id;
-    if (id !== undefined && this.#schemas.has(id)) return { $ref: `#/components/schemas/${id}` };
-    const {
-      $schema: _,
-      $defs,
-      id: __,
-      ...json
-    } = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonObject & { $defs?: JsonObject };
-    for (const [name, definition] of Object.entries($defs ?? {})) this.#put(name, definition as JsonObject);
-    if (id === undefined) return relink(json) as JsonObject;
-    // A root with an id may come as a reference to its own definition.
-    if (!this.#schemas.has(id)) this.#put(id, json);
-    return { $ref: `#/components/schemas/${id}` };
-  }
-
-  all(): { [name: string]: JsonObject } {
-    return Object.fromEntries([...this.#schemas].sort(([a], [b]) => (a < b ? -1 : 1)));
-  }
-
-  #put(name: string, definition: JsonObject): void {
-    const { id: _, ...json } = definition;
-    this.#schemas.set(name, relink(json) as JsonObject);
-  }
-}
-
-/** zod names shared schemas `#/$defs/X`; here they are components. */
-function relink(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(relink);
-  if (typeof value !== 'object' || value === null) return value;
-  return Object.fromEntries(
-    Object.entries(value).map(([name, member]) => [
-      name,
-      name === '$ref' && typeof member === 'string'
-        ? member.replace('#/$defs/', '#/components/schemas/')
-        : relink(member),
-    ]),
-  );
 }

@@ -17,6 +17,8 @@ export interface ResponseDoc {
   readonly description: string;
   readonly schema?: z.ZodType;
   readonly contentType?: string;
+  /** Other content types that the caller can ask for, with what they hold. */
+  readonly also?: Readonly<Record<string, z.ZodType>>;
   readonly example?: unknown;
   readonly headers?: Readonly<Record<string, string>>;
 }

@@ -216,7 +216,9 @@ export const KeyRequest = z
       .array(z.enum(SCOPES))
       .min(1)
       .max(SCOPES.length)
-      .describe('read: devices, nodes, events. call: LAPI calls on open paths. admin: everything.'),
+      .describe(
+        'read: devices, nodes, events, consuming subscriptions. call: LAPI calls on open paths, making subscriptions. admin: everything.',
+      ),
   })
   .meta({ id: 'KeyRequest' });
 

@@ -2,7 +2,9 @@
  *
  *  client → broker
  *    {type:'subscribe', id, filter?: {devices?, kinds?, tags?}, from?}      id is the client's own name for the subscription
- *    {type:'unsubscribe', id}
+ *    {type:'consume', id, subscription, maxInFlight?}      becomes a consumer of a durable subscription
+ *    {type:'ack', id, ackIds}      {type:'nack', id, ackIds, delaySeconds?}      {type:'extend', id, ackIds, seconds}
+ *    {type:'unsubscribe', id}      of a consumer: what it has not settled is handed out again at once
  *    {type:'command', id, code, method, url, data?, timeoutMs?, connectTimeoutMs?}      needs the scope `call`
  *    {type:'ping'}
  *  broker → client
@@ -10,7 +12,10 @@
  *    {type:'event', subscription, cursor, event}           `event` as on GET /v1/events; resume with `from: cursor`
  *    {type:'gap', subscription, cursor, gap: {shard, from, to, count, reason}}
  *    {type:'heartbeat', subscription, cursor, store: 'available' | 'unavailable'}      after 15 s without anything else
- *    {type:'unsubscribed', id, cursor}
+ *    {type:'unsubscribed', id, cursor}                     of a consumer without a cursor; with a problem when the broker ended it
+ *    {type:'consuming', id, maxInFlight}
+ *    {type:'delivery', consumer, ackId, attempt, event | gap}
+ *    {type:'settled', id, results: ['done' | 'stale' | 'invalid', …]}      one per ack, nack or extend, in their order
  *    {type:'reply', id, status, executed, source: 'device', response}                 the device's own bytes
  *    {type:'reply', id, status, executed, source: 'broker', problem}
  *    {type:'pong'}
@@ -24,6 +29,7 @@ import { isUtf8 } from 'node:buffer';
 import { LAPI_METHODS, MemberNames, scanJson } from '@lapi-broker/protocol';
 import { z } from 'zod';
 import { FILTER_LIMITS } from '../event/filter.ts';
+import { GROUP_LIMITS, GROUP_NAME } from '../group/group.ts';
 import { LIMITS } from '../limits.ts';
 import { faultsOf } from './operation.ts';
 import type { Fault } from './problem.ts';
@@ -49,6 +55,52 @@ const Subscribe = z.strictObject({
   filter: Filter.default({}),
   from: z.string().max(MAX_CURSOR_LENGTH).default('now'),
 });
+
+/** Bounds that the API states in seconds. */
+export const seconds = ({ min, max }: { readonly min: number; readonly max: number }) =>
+  z
+    .number()
+    .int()
+    .min(min / 1_000)
+    .max(max / 1_000);
+
+export const SubscriptionName = z
+  .string()
+  .regex(GROUP_NAME, 'must be 1–64 of A–Z a–z 0–9 . _ -, a letter or digit first')
+  .describe('Name of the subscription.')
+  .meta({ examples: ['vms-alarms'] });
+
+// None that is given out is longer.
+const ackId = z.string().min(1).max(200);
+export const settleShape = {
+  ackIds: z.array(ackId).min(1).max(GROUP_LIMITS.batch.max).describe('From deliveries.'),
+};
+export const nackShape = {
+  ...settleShape,
+  delaySeconds: seconds({ min: 0, max: GROUP_LIMITS.nackDelayMs.max })
+    .default(0)
+    .describe('Again, not before this many seconds.'),
+};
+export const extendShape = {
+  ...settleShape,
+  seconds: seconds(GROUP_LIMITS.ackDeadlineMs).describe('The consumer needs so long, from now on.'),
+};
+
+const Consume = z.strictObject({
+  type: z.literal('consume'),
+  id: Id,
+  subscription: SubscriptionName,
+  maxInFlight: z
+    .number()
+    .int()
+    .min(1)
+    .max(GROUP_LIMITS.maxInFlight.max)
+    .default(GROUP_LIMITS.batch.default)
+    .describe('Deliveries to this consumer that it has not settled.'),
+});
+const Ack = z.strictObject({ type: z.literal('ack'), id: Id, ...settleShape });
+const Nack = z.strictObject({ type: z.literal('nack'), id: Id, ...nackShape });
+const Extend = z.strictObject({ type: z.literal('extend'), id: Id, ...extendShape });
 const Unsubscribe = z.strictObject({ type: z.literal('unsubscribe'), id: Id });
 const Ping = z.strictObject({ type: z.literal('ping') });
 const Command = z.strictObject({
@@ -67,10 +119,23 @@ const Command = z.strictObject({
     .default(LIMITS.connectTimeoutMs.default),
 });
 
-export const ClientMessage = z.discriminatedUnion('type', [Subscribe, Unsubscribe, Command, Ping]);
+export const ClientMessage = z.discriminatedUnion('type', [
+  Subscribe.describe('Events that match the filter, from a place on.'),
+  Consume.describe('Become a consumer of a durable subscription.'),
+  Ack.describe('These deliveries are done.'),
+  Nack.describe('Hand these deliveries out again.'),
+  Extend.describe('These deliveries take longer.'),
+  Unsubscribe.describe(
+    'End a subscription or a consumer; what a consumer has not settled is handed out again at once.',
+  ),
+  Command.describe('Call a device now. Needs the scope `call`.'),
+  Ping.describe('Is the broker there?'),
+]);
 export type ClientMessage = z.output<typeof ClientMessage>;
 export type CommandMessage = z.output<typeof Command>;
 export type SubscribeMessage = z.output<typeof Subscribe>;
+export type ConsumeMessage = z.output<typeof Consume>;
+export type SettleMessage = z.output<typeof Ack | typeof Nack | typeof Extend>;
 
 export type ReadMessage =
   /** `data`: JSON text of a command's data, empty when there is none. A view into the bytes given. */

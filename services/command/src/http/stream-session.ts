@@ -1,8 +1,9 @@
-/** One socket of a platform on `WS /v1/stream`: its subscriptions and its commands (messages: stream-message.ts).
+/** One socket of a platform on `WS /v1/stream`: its subscriptions, its consumers of durable groups (stream-consumer.ts) and its commands
+ *  (messages: stream-message.ts).
  *
  *  States: open → closing → closed. While closing nothing is taken in; the close frame follows when what waited has left, so that the cursors
  *  arrive before it. A peer that takes nothing even then is dropped after `closingMs`.
- *  Bounded: subscriptions, commands in progress, bytes that wait (for events the feed's own bound; a command is refused while many wait),
+ *  Bounded: subscriptions and consumers, commands in progress, bytes that wait (for events the feed's own bound; a command is refused while many wait),
  *  messages per second: refusing costs more than doing, so a peer that is refused all the time is cut off first (reliability I4.5).
  *  A message that the transport drops ends the socket at once and without cursors: the client goes on from the last it received (I5.2).
  *  The key is checked again with every command and every `recheckMs`, so a revoked one ends here as soon as anywhere. */
@@ -16,12 +17,23 @@ import type { EventFeed, Subscription } from '../event/event-feed.ts';
 import type { CloseReason, EventSink, Gap } from '../event/event-sink.ts';
 import { parseFilter } from '../event/filter.ts';
 import type { OutgoingEvent } from '../event/outgoing-event.ts';
+import type { Verdict } from '../group/group.ts';
 import type { Broker } from './broker.ts';
 import { createProblem, type ProblemCase } from './problem.ts';
-import { type CommandMessage, readStreamMessage, type SubscribeMessage } from './stream-message.ts';
+import { type ConsumerTable, StreamConsumer } from './stream-consumer.ts';
+import {
+  type CommandMessage,
+  type ConsumeMessage,
+  readStreamMessage,
+  type SettleMessage,
+  type SubscribeMessage,
+} from './stream-message.ts';
 
 export interface StreamLimits {
+  /** And consumers. */
   readonly subscriptions: number;
+  /** Nothing is written for a consumer while more than this waits in the socket. */
+  readonly consumerWaitingBytes: number;
   /** In progress at once. */
   readonly commands: number;
   /** No command is taken while more than this waits in the socket. */
@@ -38,7 +50,8 @@ export interface StreamLimits {
 
 export interface StreamSessionParts {
   readonly feed: EventFeed;
-  readonly broker: Pick<Broker, 'policy' | 'dispatch'>;
+  readonly broker: Pick<Broker, 'policy' | 'dispatch' | 'groups'>;
+  readonly consumers: ConsumerTable;
   readonly limits: StreamLimits;
   /** For cursors and times of day. */
   readonly nowMs: () => number;
@@ -69,6 +82,8 @@ export class StreamSession {
   readonly #parts: StreamSessionParts;
   readonly #caller: StreamCaller;
   readonly #subscriptions = new Map<string, SocketSink>();
+  /** A seat is taken before its consumer is known. */
+  readonly #consumers = new Map<string, { consumer: StreamConsumer | undefined }>();
   #socket: Socket<StreamSession> | undefined;
   #state: 'open' | 'closing' | 'closed' = 'open';
   #pending: (string | Buffer)[] = [];
@@ -98,6 +113,10 @@ export class StreamSession {
     return this.#caller.keyId;
   }
 
+  get consumes(): boolean {
+    return this.#consumers.size > 0;
+  }
+
   opened(socket: Socket<StreamSession>): void {
     this.#socket = socket;
   }
@@ -124,6 +143,8 @@ export class StreamSession {
     if (message.type === 'ping') this.say('{"type":"pong"}');
     else if (message.type === 'unsubscribe') this.#unsubscribe(message.id);
     else if (message.type === 'subscribe') void this.#subscribe(message);
+    else if (message.type === 'consume') void this.#consume(message);
+    else if (message.type === 'ack' || message.type === 'nack' || message.type === 'extend') this.#settle(message);
     else void this.#command(message, Buffer.from(read.data));
   }
 
@@ -142,8 +163,12 @@ export class StreamSession {
 
   drained(): void {
     this.#messages = 0;
-    if (this.#state === 'closing') this.#finish();
-    else for (const sink of this.#subscriptions.values()) sink.subscription?.drained();
+    if (this.#state === 'closing') {
+      this.#finish();
+      return;
+    }
+    for (const sink of this.#subscriptions.values()) sink.subscription?.drained();
+    for (const { consumer } of this.#consumers.values()) consumer?.wake();
   }
 
   /** The socket is gone. Idempotent. */
@@ -155,6 +180,7 @@ export class StreamSession {
     this.#pendingBytes = 0;
     for (const sink of this.#subscriptions.values()) sink.subscription?.close();
     this.#subscriptions.clear();
+    this.#endConsumers('leave');
     this.#parts.onClosed(this);
   }
 
@@ -170,6 +196,7 @@ export class StreamSession {
       this.#socket?.ping();
     }
     if (nowMs - this.#lastCheckMs >= recheckMs) void this.#admitted();
+    for (const { consumer } of this.#consumers.values()) consumer?.sweep(nowMs);
   }
 
   /** Tells the peer its cursors, then closes. */
@@ -184,6 +211,7 @@ export class StreamSession {
       subscription.close();
       cursors[id] = subscription.cursor();
     }
+    this.#endConsumers('release');
     this.say(JSON.stringify({ type: 'closing', reason, cursors }));
     this.#finish();
   }
@@ -239,11 +267,8 @@ export class StreamSession {
   }
 
   async #subscribe({ id, filter: terms, from }: SubscribeMessage): Promise<void> {
-    const { feed, limits, nowMs } = this.#parts;
-    if (this.#subscriptions.has(id)) return this.#refuse(id, 'conflict', 'there is a subscription with this id');
-    if (this.#subscriptions.size >= limits.subscriptions) {
-      return this.#refuse(id, 'rate_limited', `${limits.subscriptions} subscriptions on one socket`);
-    }
+    const { feed, nowMs } = this.#parts;
+    if (this.#refuseSeat(id)) return;
     const parsed = parseFilter(terms);
     if (parsed.status === 'invalid') return this.#refuse(id, 'invalid_request', `filter: ${parsed.detail}`);
     const start = parseStartPoint(from, feed.shards, nowMs());
@@ -264,7 +289,87 @@ export class StreamSession {
     this.say(JSON.stringify({ type: 'subscribed', id, cursor: sink.subscription.cursor() }));
   }
 
+  /** For subscriptions and consumers alike. */
+  #refuseSeat(id: string): boolean {
+    const { subscriptions } = this.#parts.limits;
+    if (this.#subscriptions.has(id) || this.#consumers.has(id)) {
+      this.#refuse(id, 'conflict', 'there is a subscription with this id');
+    } else if (this.#subscriptions.size + this.#consumers.size >= subscriptions) {
+      this.#refuse(id, 'rate_limited', `${subscriptions} subscriptions on one socket`);
+    } else return false;
+    return true;
+  }
+
+  async #consume({ id, subscription, maxInFlight }: ConsumeMessage): Promise<void> {
+    const { broker, consumers, limits, monotonicMs } = this.#parts;
+    if (this.#refuseSeat(id)) return;
+    const seat: { consumer: StreamConsumer | undefined } = { consumer: undefined };
+    this.#consumers.set(id, seat);
+    try {
+      const group = await broker.groups.get(subscription);
+      // Closed, or unsubscribed meanwhile.
+      if (!this.#isOpen() || this.#consumers.get(id) !== seat) return;
+      if (consumers.isFull) {
+        this.#consumers.delete(id);
+        this.#refuse(id, 'rate_limited', `${consumers.limit} consumers on sockets of this process`);
+        return;
+      }
+      const most = Math.min(maxInFlight, group.maxInFlight);
+      const { consumerWaitingBytes } = limits;
+      const consumer = new StreamConsumer({
+        id,
+        group,
+        maxInFlight: most,
+        groups: broker.groups,
+        socket: this,
+        waitingBytes: consumerWaitingBytes,
+        monotonicMs,
+      });
+      seat.consumer = consumer;
+      this.say(JSON.stringify({ type: 'consuming', id, maxInFlight: most }));
+      const { error } = await consumers.run(consumer);
+      if (this.#consumers.get(id) === seat) this.#consumers.delete(id);
+      if (this.#isOpen()) this.say(`{"type":"unsubscribed","id":${JSON.stringify(id)}${this.#problemMember(error)}}`);
+    } catch (error) {
+      if (this.#consumers.get(id) === seat) this.#consumers.delete(id);
+      if (this.#isOpen()) this.#failed(id, error);
+    }
+  }
+
+  #settle(message: SettleMessage): void {
+    const { id, ackIds } = message;
+    const consumer = this.#consumers.get(id)?.consumer;
+    if (consumer === undefined) {
+      this.#refuse(id, 'not_found', 'there is no consumer with this id');
+      return;
+    }
+    const taken = consumer.settle({
+      ackIds,
+      verdict: verdictOf(message),
+      onSettled: (results) => {
+        if (this.#isOpen()) this.give(JSON.stringify({ type: 'settled', id, results }));
+      },
+      onRefused: (error) => {
+        if (this.#isOpen()) this.#failed(id, error);
+      },
+    });
+    if (!taken) this.#refuse(id, 'rate_limited', 'ids of one consumer that wait to be settled');
+  }
+
+  #endConsumers(how: 'release' | 'leave'): void {
+    for (const { consumer } of this.#consumers.values()) consumer?.end(how);
+    this.#consumers.clear();
+  }
+
   #unsubscribe(id: string): void {
+    const seat = this.#consumers.get(id);
+    if (seat !== undefined) {
+      this.#consumers.delete(id);
+      // Else `unsubscribed` follows when it has given back what it held.
+      if (seat.consumer === undefined) this.say(JSON.stringify({ type: 'unsubscribed', id }));
+      else seat.consumer.end('release');
+      return;
+    }
     const sink = this.#subscriptions.get(id);
     if (sink === undefined) {
       this.#refuse(id, 'not_found', 'there is no subscription with this id');
@@ -349,12 +454,32 @@ export class StreamSession {
   }
 
   #failed(id: string, error: unknown): void {
-    if (error instanceof BrokerError && error.code !== 'internal') {
-      this.#refuse(id, error.code, error.message);
-      return;
-    }
+    const { code, detail } = this.#told(error);
+    this.#refuse(id, code, detail);
+  }
+
+  /** What a client may know of an error; the rest is reported. */
+  #told(error: unknown): { readonly code: ErrorCode; readonly detail: string } {
+    if (error instanceof BrokerError && error.code !== 'internal') return { code: error.code, detail: error.message };
     this.#parts.onDefect(error, this.#caller.requestId);
-    this.#refuse(id, 'internal', 'the broker failed in a way it does not know');
+    return { code: 'internal', detail: 'the broker failed in a way it does not know' };
+  }
+
+  #problemMember(error: unknown): string {
+    if (error === undefined) return '';
+    const { code, detail } = this.#told(error);
+    return `,"problem":${createProblem(code, { method: 'GET', detail, requestId: this.#caller.requestId }).body}`;
+  }
+}
+
+function verdictOf(message: SettleMessage): Verdict {
+  switch (message.type) {
+    case 'ack':
+      return { type: 'ack' };
+    case 'nack':
+      return { type: 'nack', delayMs: message.delaySeconds * 1_000 };
+    case 'extend':
+      return { type: 'extend', deadlineMs: message.seconds * 1_000 };
   }
 }
 

@@ -1,5 +1,5 @@
-import { RedisEventStream } from '@lapi-broker/bus';
-import { type RedisServer, startRedis, waitFor } from '@lapi-broker/fixture';
+import { ENTRY_BYTES, RedisEventStream } from '@lapi-broker/bus';
+import { type RedisServer, startRedis, startRedisSentinel, waitFor } from '@lapi-broker/fixture';
 import { createServer, type Server } from '@lapi-broker/http';
 import type { DeviceCode, SessionId } from '@lapi-broker/protocol';
 import { closeConnection, createKeyspace, openConnection, type RedisConnection, ready } from '@lapi-broker/redis';
@@ -14,6 +14,7 @@ import { EventFeed } from '../event/event-feed.ts';
 import type { FeedLimits } from '../event/feed-limits.ts';
 import { eventId, ORIGIN, parsePosition } from '../event/position.ts';
 import { record } from '../testing/event-record.ts';
+import { FakeGroups } from '../testing/fake-groups.ts';
 import { openEvents, type SseClient } from '../testing/sse-client.ts';
 import { openStream, type StreamClient } from '../testing/stream-client.ts';
 import { type EventConnections, type EventRouteParts, registerEventRoutes } from './stream.ts';
@@ -47,10 +48,20 @@ interface Rig {
   readonly commands: DirectCommand[];
   answer: (command: DirectCommand) => CommandEnd;
   append(code: string, part?: Parameters<typeof record>[0]): Promise<string>;
+  /** The stream with the events of that device. */
+  eventsKey(code: string): string;
   node(options?: { feed?: Partial<FeedLimits>; routes?: EventRouteParts['limits'] }): Promise<Node>;
   /** A client that is closed with the test. */
   listen(node: Node, path: string, headers?: Record<string, string>): Promise<SseClient>;
   open(node: Node, headers?: Record<string, string>): Promise<StreamClient>;
+  fetchPage(node: Node, path: string): Promise<PageView>;
+}
+
+interface PageView {
+  readonly events: readonly { readonly id: string; readonly code: string }[];
+  readonly gaps: readonly unknown[];
+  readonly cursor: string;
+  readonly more: boolean;
 }
 
 const cleanUps: (() => Promise<void> | void)[] = [];
@@ -61,10 +72,11 @@ afterEach(async () => {
 const READER = { authorization: 'Bearer reader' };
 const CALLER = { authorization: 'Bearer caller' };
 
-function rig(maxLength = 100_000): Rig {
+function rig(maxEvents = 100_000, connection = state): Rig {
   prefixes += 1;
   const keyspace = createKeyspace(`feed${prefixes}`, 4);
-  const stream = new RedisEventStream({ state, keyspace, maxLength });
+  const retention = { maxAgeMs: 3_600_000, maxBytes: maxEvents * (ENTRY_BYTES + 2) };
+  const stream = new RedisEventStream({ state: connection, keyspace, retention });
   cleanUps.push(() => stream.stop());
   const keys: Rig['keys'] = new Map([
     ['reader', { id: 'k1', scopes: ['read'] }],
@@ -87,6 +99,7 @@ function rig(maxLength = 100_000): Rig {
       const id = await stream.append(record({ code: code as DeviceCode, session: 's' as SessionId, ...part }));
       return eventId(keyspace.shardOf(code as DeviceCode), parsePosition(id));
     },
+    eventsKey: (code) => keyspace.events(keyspace.shardOf(code as DeviceCode)),
     async node(options = {}) {
       const feed = new EventFeed({
         stream,
@@ -103,6 +116,7 @@ function rig(maxLength = 100_000): Rig {
         broker: {
           access: { authenticate, forget: () => undefined },
           policy: new PathPolicy(),
+          groups: new FakeGroups(),
           dispatch: {
             call: (command) => {
               commands.push(command);
@@ -136,6 +150,13 @@ function rig(maxLength = 100_000): Rig {
       cleanUps.push(() => client.close());
       return client;
     },
+    async fetchPage(node, path) {
+      const answer = await fetch(`http://127.0.0.1:${node.port}${path}`, {
+        headers: { ...READER, accept: 'application/json' },
+      });
+      expect(answer.status).toBe(200);
+      return (await answer.json()) as PageView;
+    },
     async open(node, headers = CALLER) {
       const client = await openStream(node.port, headers);
       cleanUps.push(() => client.close());
@@ -152,58 +173,248 @@ function idsOf(...clients: readonly SseClient[]): string[] {
   return clients.flatMap((client) => client.events().map(({ id }) => id));
 }
 
+function ofShard(ids: readonly string[], shard: number): string[] {
+  return ids.filter((id) => id.startsWith(`0${shard}-`));
+}
+
+/** One connection of either kind. */
+interface Reader {
+  ids(): readonly string[];
+  gaps(): number;
+  /** The cursor that it was greeted with. */
+  begun(): string;
+  /** Cuts it, and answers where to resume. */
+  leave(): string;
+}
+
+async function sseReader(client: SseClient): Promise<Reader> {
+  await until('the greeting', () => client.firstId !== '');
+  return {
+    ids: () => idsOf(client),
+    gaps: () => client.named('gap').length,
+    begun: () => client.firstId,
+    leave: () => {
+      client.close();
+      return client.lastId;
+    },
+  };
+}
+
+async function socketReader(client: StreamClient, from: string): Promise<Reader> {
+  client.send({ type: 'subscribe', id: 's', from });
+  await until('the greeting', () => client.named('subscribed').length === 1);
+  let left: number | undefined;
+  const told = () => client.messages.slice(0, left);
+  return {
+    ids: () => told().flatMap(({ event }) => (event === undefined ? [] : [event.id])),
+    gaps: () => client.named('gap').length,
+    begun: () => client.messages[0]?.cursor ?? '',
+    leave: () => {
+      left = client.messages.length;
+      client.close();
+      return client.messages.at(-1)?.cursor ?? '';
+    },
+  };
+}
+
+/** Runs `step` `count` times, so many per second as the machine lets it, at most `perSecond`. */
+async function flowOf(count: number, perSecond: number, step: (i: number) => Promise<void>): Promise<void> {
+  const startedMs = performance.now();
+  const steps: Promise<void>[] = [];
+  while (steps.length < count) {
+    const due = Math.min(count, Math.ceil(((performance.now() - startedMs) * perSecond) / 1_000));
+    while (steps.length < due) steps.push(step(steps.length));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await Promise.all(steps);
+}
+
+function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state * 16_807) % 2_147_483_647;
+    return state / 2_147_483_647;
+  };
+}
+
 function byDevice(events: readonly { readonly id: string; readonly code: string }[]): Map<string, string[]> {
   const found = new Map<string, string[]>();
   for (const { id, code } of events) found.set(code, [...(found.get(code) ?? []), id]);
   return found;
 }
 
-describe('GET /v1/events', () => {
-  it('shows 50 subscribers that join and resume at any moment of a flow every id from their cursor exactly once', async () => {
-    const { append, node, listen } = rig();
+describe('the seam between replay and live', () => {
+  it('shows 50 subscribers, SSE and WebSocket, that join and resume at random moments of a flow of 2,000 events/s at two processes every id from their cursor on exactly once, in order', async () => {
+    const { append, node, listen, open } = rig();
     const nodes = [await node(), await node()];
     const ids: string[] = [];
-    const flowing = (async () => {
-      for (let i = 0; i < 4000; i += 8) {
-        ids.push(...(await Promise.all(Array.from({ length: 8 }, (_, k) => append(`cam-${(i + k) % 37}`)))));
-      }
-    })();
+    let isOver = false;
+    const flow = flowOf(4_000, 2_000, async (i) => {
+      ids.push(await append(`cam-${i % 37}`));
+    }).then(() => {
+      isOver = true;
+    });
+    const random = seeded(42);
     const subscribers = await Promise.all(
       Array.from({ length: 50 }, async (_, i) => {
-        await until('its moment', () => ids.length >= i * 60);
-        const home = nodes[i % 2] as Node;
-        const first = await listen(home, i % 3 === 0 ? '/v1/events?from=start' : '/v1/events');
-        await until('some events', () => first.messages.length >= 40);
+        const [joinAt, leaveAfter] = [Math.floor(random() * 3_000), Math.floor(random() * 400)];
+        await until('its moment', () => ids.length >= joinAt, 30_000);
+        const home = (turn: number): Node => nodes[(i + turn) % 2] as Node;
+        const join = async (turn: number, from: string): Promise<Reader> => {
+          if (i % 2 === 0) return sseReader(await listen(home(turn), `/v1/events?from=${from}`));
+          return socketReader(await open(home(turn)), from);
+        };
+        const first = await join(0, i % 5 === 0 ? 'start' : 'now');
+        await until('some events', () => isOver || first.ids().length >= leaveAfter, 30_000);
         // Cut in the middle, and resumed at the other process.
-        first.close();
-        await until('cut', () => first.ended);
-        const second = await listen(nodes[(i + 1) % 2] as Node, '/v1/events', {
-          ...READER,
-          'last-event-id': first.lastId,
-        });
-        return { first, second };
+        const cursor = first.leave();
+        const second = await join(1, cursor);
+        return { first, second, isFromStart: i % 5 === 0 };
       }),
     );
-    await flowing;
-    const last = new Set(ids.slice(-8));
-    for (const [i, { first, second }] of subscribers.entries()) {
-      await until('the end of the flow', () => {
-        const missing = new Set(last);
-        for (const { id } of second.events().slice(-400)) missing.delete(id);
-        return missing.size === 0 && (i % 3 !== 0 || first.events().length + second.events().length >= 4000);
+    await flow;
+    const stored = [0, 1, 2, 3].map((shard) => ofShard(ids, shard).toSorted((a, b) => numberOf(a) - numberOf(b)));
+    for (const { first, second, isFromStart } of subscribers) {
+      const seen = (): string[] => [...first.ids(), ...second.ids()];
+      const expected = stored.map((all, shard) => {
+        const begun = decodeCursor(first.begun(), 4)?.get(shard) ?? ORIGIN;
+        return all.filter((id) => numberOf(id) > begun.seq);
       });
-      const seen = idsOf(first, second);
-      expect(new Set(seen).size).toBe(seen.length);
-      for (let shard = 0; shard < 4; shard++) {
-        const own = seen.filter((id) => id.startsWith(`0${shard}-`));
-        const stored = ids.filter((id) => id.startsWith(`0${shard}-`)).toSorted((a, b) => order(a) - order(b));
-        const begun = decodeCursor(first.firstId, 4)?.get(shard) ?? ORIGIN;
-        expect(own).toEqual(stored.filter((id) => order(id) > order(eventId(shard, begun))));
-      }
-      if (i % 3 === 0) expect(seen).toHaveLength(4000);
-      expect(first.named('gap').length + second.named('gap').length).toBe(0);
+      const count = expected.flat().length;
+      await until('the end of the flow', () => seen().length >= count, 30_000);
+      for (const [shard, own] of expected.entries()) expect(ofShard(seen(), shard)).toEqual(own);
+      if (isFromStart) expect(count).toBe(4_000);
+      expect(first.gaps() + second.gaps()).toBe(0);
     }
-  }, 60_000);
+  }, 90_000);
+});
+
+describe('a failover that loses the last events (D9)', () => {
+  it('takes every reader back, says exactly from where and how many, and then brings all that the new master took', async () => {
+    const sentinels = await startRedisSentinel();
+    const connection = openConnection({ url: sentinels.url, commandTimeoutMs: 500 }, 'state');
+    await ready(connection, 10_000);
+    const made = rig(100_000, connection);
+    cleanUps.unshift(async () => {
+      await closeConnection(connection);
+      await sentinels.stop();
+    });
+    const { append, node, listen, open, fetchPage } = made;
+    const home = await node({ feed: { rewindMs: 60_000 } });
+    const live = await listen(home, '/v1/events?device=cam-1');
+    const kept = [await append('cam-1'), await append('cam-1'), await append('cam-1')];
+    await waitFor(
+      async () => {
+        const lengths = sentinels.replicas.map(({ command }) => command('XLEN', made.eventsKey('cam-1')));
+        return (await Promise.all(lengths)).every((length) => length === 3);
+      },
+      { deadlineMs: 10_000, what: 'the replicas' },
+    );
+    // From here on no replica hears of anything.
+    for (const { command } of sentinels.replicas) await command('REPLICAOF', '127.0.0.1', 1);
+    const lost = [await append('cam-1'), await append('cam-1')];
+    await until('five', () => live.messages.length === 5);
+    const cursor = live.lastId;
+    await sentinels.master.kill('SIGKILL');
+
+    const taken: string[] = [];
+    const store = () => waitFor(() => append('cam-1'), { deadlineMs: 30_000, what: 'an append' });
+    // As many as were lost, so that their numbers tell nothing.
+    for (let i = 0; i < 2; i++) taken.push(await store());
+    await until('the live one', () => idsOf(live).at(-1) === taken[1], 30_000);
+    const resumed = await listen(home, '/v1/events?device=cam-1', { ...READER, 'last-event-id': cursor });
+    const socket = await open(home);
+    socket.send({ type: 'subscribe', id: 's', filter: { devices: ['cam-1'] }, from: cursor });
+    await until('the others', () => [idsOf(resumed), socket.eventIds()].every((seen) => seen.at(-1) === taken[1]));
+    const page = await fetchPage(home, `/v1/events?device=cam-1&from=${cursor}`);
+
+    const shard = kept[0]?.slice(0, 2) ?? '';
+    const gap = {
+      shard: Number(shard),
+      from: `${shard}-0-0`,
+      to: lost[1]?.replace(/5$/, '6'),
+      count: 5,
+      reason: 'rewound',
+    };
+    const again = [...kept, ...taken];
+    expect(taken.map(numberOf)).toEqual([4, 5]);
+    expect(idsOf(live)).toEqual([...kept, ...lost, ...again]);
+    expect(live.messages[5]).toMatchObject({ event: 'gap' });
+    for (const client of [live, resumed])
+      expect(client.named('gap').map(({ data }) => JSON.parse(data))).toEqual([gap]);
+    expect([idsOf(resumed), socket.eventIds()]).toEqual([again, again]);
+    expect(socket.named('gap').map((message) => message.gap)).toEqual([gap]);
+    expect(page).toMatchObject({ gaps: [gap], more: false });
+    expect(page.events.map(({ id }) => id)).toEqual(again);
+  }, 90_000);
+});
+
+describe('GET /v1/events', () => {
+  it('tells the gap before the rest, from, to and count exact, over every way out, when events were trimmed since the cursor', async () => {
+    const { append, node, listen, open, fetchPage } = rig(100);
+    const home = await node({ feed: { recentEntries: 8 } });
+    const ids = [await append('cam-1')];
+    const client = await listen(home, '/v1/events?device=cam-1&from=start');
+    await until('the first', () => client.messages.length === 1);
+    client.close();
+    await until('cut', () => client.ended);
+    for (let i = 0; i < 60; i++) {
+      ids.push(...(await Promise.all(Array.from({ length: 10 }, () => append('cam-1')))));
+    }
+    const cursor = client.lastId;
+    const sse = await listen(home, '/v1/events?device=cam-1', { ...READER, 'last-event-id': cursor });
+    const socket = await open(home);
+    socket.send({ type: 'subscribe', id: 's', filter: { devices: ['cam-1'] }, from: cursor });
+    await until('the last', () => [idsOf(sse), socket.eventIds()].every((seen) => seen.at(-1) === ids.at(-1)));
+    const page = await fetchPage(home, `/v1/events?device=cam-1&limit=1000&from=${cursor}`);
+
+    const kept = idsOf(sse);
+    const [to] = kept;
+    const count = ids.indexOf(to ?? '') - 1;
+    expect(count).toBeGreaterThan(400);
+    expect(kept).toEqual(ids.slice(-kept.length));
+    const gap = { shard: Number(ids[0]?.slice(0, 2)), from: ids[0], to, count, reason: 'trimmed' };
+    expect(sse.messages[0]).toMatchObject({ event: 'gap' });
+    expect(sse.named('gap').map(({ data }) => JSON.parse(data))).toEqual([gap]);
+    expect(socket.messages.slice(0, 3).map(({ type }) => type)).toEqual(['subscribed', 'gap', 'event']);
+    expect(socket.named('gap').map((message) => message.gap)).toEqual([gap]);
+    expect(socket.eventIds()).toEqual(kept);
+    expect(page).toMatchObject({ gaps: [gap], more: false });
+    expect(page.events.map(({ id }) => id)).toEqual(kept);
+  });
+
+  it('tells a reader that falls behind while events are trimmed exactly what it missed, where it missed it', async () => {
+    // About 40 of the events below.
+    const { append, node, listen } = rig(16_000);
+    const home = await node();
+    const client = await listen(home, '/v1/events?device=cam-1');
+    const data = Buffer.from(JSON.stringify({ Image: 'x'.repeat(100_000) }));
+    const ids = [await append('cam-1', { data })];
+    await until('the first', () => client.messages.length === 1);
+    client.stopReading();
+    for (let i = 0; i < 30; i++) {
+      ids.push(...(await Promise.all(Array.from({ length: 10 }, () => append('cam-1', { data })))));
+    }
+    await until('behind', () => home.feed.counts.behind === 1);
+    client.readOn();
+    await until('live', () => idsOf(client).at(-1) === ids.at(-1) && home.feed.counts.behind === 0);
+    ids.push(await append('cam-1'));
+    await until('one more', () => idsOf(client).at(-1) === ids.at(-1));
+    expect(client.named('gap').length).toBeGreaterThan(0);
+    // Every number once, as an event or inside a gap that was told in its place.
+    let number = 0;
+    for (const { event, data: text } of client.messages) {
+      const { id, from, to, count } = JSON.parse(text) as Record<'id' | 'from' | 'to', string> & { count: number };
+      if (event === 'gap') {
+        expect([from, numberOf(from), count]).toEqual([ids[number - 1], number, numberOf(to) - number - 1]);
+        number += count;
+      } else {
+        number += 1;
+        expect(id).toBe(ids[number - 1]);
+      }
+    }
+    expect(number).toBe(ids.length);
+  }, 30_000);
 
   it('shows two processes the same order of each device', async () => {
     const { append, node, listen } = rig();
@@ -212,7 +423,7 @@ describe('GET /v1/events', () => {
     await until('all', () => clients.every((client) => client.messages.length === 600));
     const [one, other] = clients.map((client) => byDevice(client.events()));
     expect(one).toEqual(other);
-    for (const own of one?.values() ?? []) expect(own).toEqual(own.toSorted((a, b) => order(a) - order(b)));
+    for (const own of one?.values() ?? []) expect(own).toEqual(own.toSorted((a, b) => numberOf(a) - numberOf(b)));
   });
 
   it('resumes by a time, by `from` with a cursor, and lets Last-Event-ID win over `from`', async () => {
@@ -263,36 +474,6 @@ describe('GET /v1/events', () => {
     await append('cam-1', { data: Buffer.from('{"Id":18446744073709551615,\r\n"Text":"a\\nb","F":1.0}') });
     await until('the event', () => client.messages.length === 1);
     expect(client.messages[0]?.data).toContain('"data":{"Id":18446744073709551615,  "Text":"a\\nb","F":1.0}');
-  });
-
-  it('tells the gap before the rest when events were trimmed since the cursor', async () => {
-    const { append, node, listen } = rig(100);
-    const home = await node({ feed: { recentEntries: 8 } });
-    const before = await append('cam-1');
-    const client = await listen(home, '/v1/events?device=cam-1&from=start');
-    await until('the first', () => client.messages.length === 1);
-    client.close();
-    await until('cut', () => client.ended);
-    const live = await listen(home, '/v1/events');
-    for (let i = 1; i <= 30; i++) {
-      await Promise.all(Array.from({ length: 20 }, () => append('cam-1')));
-      // The feed itself must keep up with so short a stream.
-      await until('the tail', () => live.messages.length === i * 20);
-    }
-    const last = idsOf(live).at(-1);
-    const resumed = await listen(home, '/v1/events?device=cam-1', { ...READER, 'last-event-id': client.lastId });
-    await until('the last', () => idsOf(resumed).at(-1) === last);
-    expect(resumed.messages[0]?.event).toBe('gap');
-    const to = idsOf(resumed)[0];
-    expect(JSON.parse(resumed.messages[0]?.data ?? '')).toMatchObject({
-      from: before,
-      to,
-      count: null,
-      reason: 'trimmed',
-    });
-    expect(resumed.named('gap')).toHaveLength(1);
-    expect(idsOf(resumed)).toEqual(idsOf(live).slice(idsOf(live).indexOf(to ?? '')));
-    expect(resumed.messages.length).toBeLessThan(600);
   });
 
   it('cuts a reader that does not read with a cursor that resumes without loss, and leaves the others alone', async () => {
@@ -412,6 +593,61 @@ describe('GET /v1/events', () => {
     const resumed = await listen(await node(), '/v1/events', { ...READER, 'last-event-id': client.lastId });
     await until('the next', () => resumed.messages.length > 0);
     expect(idsOf(client, resumed)).toEqual([first, next]);
+  });
+});
+
+describe('GET /v1/events as pages', () => {
+  it('gives what is stored in pages, the bytes of devices unchanged, and a cursor that the stream takes too', async () => {
+    const { append, node, listen, fetchPage } = rig();
+    const home = await node();
+    const data = Buffer.from('{"Id":18446744073709551615,\r\n"F":1.0}');
+    const ids = [await append('cam-1', { data }), await append('cam-2'), await append('cam-1', { kind: 'structure' })];
+    const answer = await fetch(`http://127.0.0.1:${home.port}/v1/events?limit=1`, {
+      headers: { ...READER, accept: 'application/json' },
+    });
+    expect([answer.status, answer.headers.get('content-type')]).toEqual([200, 'application/json']);
+    const text = await answer.text();
+    expect(text).toContain('"data":{"Id":18446744073709551615,  "F":1.0}}],"gaps":[],"cursor":"');
+    const first = JSON.parse(text) as PageView;
+    const rest = await fetchPage(home, `/v1/events?from=${first.cursor}`);
+    expect(new Set([...first.events, ...rest.events].map(({ id }) => id))).toEqual(new Set(ids));
+    expect([first.more, rest.more]).toEqual([true, false]);
+    const filtered = await fetchPage(home, '/v1/events?kind=structure');
+    expect(filtered.events.map(({ id }) => id)).toEqual([ids[2]]);
+    expect(await fetchPage(home, '/v1/events?from=now')).toMatchObject({ events: [], gaps: [], more: false });
+
+    const client = await listen(home, `/v1/events?from=${rest.cursor}`);
+    const next = await append('cam-2');
+    await until('the next', () => client.messages.length > 0);
+    expect(idsOf(client)).toEqual([next]);
+  });
+
+  it.each([
+    ['/v1/events?limit=0', 'application/json', 'query.limit'],
+    ['/v1/events?limit=1001', 'application/json', 'query.limit'],
+    ['/v1/events?limit=5&limit=6', 'application/json', 'query.limit'],
+    ['/v1/events?limit=5', 'text/event-stream, application/json', 'query.limit'],
+    ['/v1/events?from=yesterday', 'application/json', 'query.from'],
+  ])('refuses %s for %s with a problem that names the part', async (path, accept, part) => {
+    const { node } = rig();
+    const home = await node();
+    const answer = await fetch(`http://127.0.0.1:${home.port}${path}`, { headers: { ...READER, accept } });
+    expect(answer.status).toBe(400);
+    expect(await answer.json()).toMatchObject({ code: 'invalid_request', errors: [{ path: part }] });
+  });
+
+  it('refuses who asks for more pages at once than one key may, and serves it afterwards', async () => {
+    const { node, append, fetchPage } = rig();
+    const home = await node({ routes: { pagesPerKey: 2 } });
+    await append('cam-1');
+    const answers = await Promise.all(
+      Array.from({ length: 8 }, () =>
+        fetch(`http://127.0.0.1:${home.port}/v1/events`, { headers: { ...READER, accept: 'application/json' } }),
+      ),
+    );
+    const statuses = answers.map(({ status }) => status);
+    expect(new Set(statuses)).toEqual(new Set([200, 429]));
+    expect(await fetchPage(home, '/v1/events')).toMatchObject({ more: false });
   });
 });
 
@@ -634,7 +870,7 @@ describe('store away', () => {
     const connection = openConnection({ url: own.url, commandTimeoutMs: 500 }, 'state');
     await ready(connection, 5_000);
     const keyspace = createKeyspace('away', 4);
-    const stream = new RedisEventStream({ state: connection, keyspace, maxLength: 1000 });
+    const stream = new RedisEventStream({ state: connection, keyspace });
     const feed = new EventFeed({
       stream,
       shardOf: (code) => keyspace.shardOf(code),
@@ -651,6 +887,7 @@ describe('store away', () => {
           forget: () => undefined,
         },
         policy: new PathPolicy(),
+        groups: new FakeGroups(),
         dispatch: { call: () => Promise.reject(new Error('not used')), begin: () => undefined },
       },
       observer: { answered: () => undefined, newRequestId: () => 'r', leaving: () => false, defect: () => undefined },
@@ -680,8 +917,7 @@ describe('store away', () => {
   }, 60_000);
 });
 
-/** Orders ids of one shard. */
-function order(id: string): number {
-  const [, ms, seq] = id.split('-').map(Number);
-  return ((ms ?? 0) - 1_700_000_000_000) * 1000 + (seq ?? 0);
+/** Number of an event in its shard, which orders the events of a shard. */
+function numberOf(id: string): number {
+  return Number(id.split('-')[2]);
 }

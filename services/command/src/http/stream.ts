@@ -1,4 +1,5 @@
-/** The two live ways out for events: `GET /v1/events` (server-sent events) and `WS /v1/stream` (subscriptions and commands on one socket).
+/** The two live ways out for events: `GET /v1/events` (server-sent events; pages, for who asks for JSON) and `WS /v1/stream` (subscriptions and
+ *  commands on one socket).
  *  Who may: a key with the scope `read`, by `Authorization: Bearer` only; keys in URLs are not accepted, because URLs are logged (threat T10),
  *  and a page of another origin is refused (threat T17). Commands on the socket need `call`, like everywhere.
  *  Bounded: live connections per key and per process, messages of 256 KiB, and what event-feed.ts and stream-session.ts bound.
@@ -11,14 +12,17 @@ import type { Clock, Part } from '@lapi-broker/runtime';
 import { z } from 'zod';
 import { allows, type Caller, missingScope, type Refusal } from '../access/access.ts';
 import type { EventFeed } from '../event/event-feed.ts';
+import type { EventPage, PageRequest } from '../event/event-page.ts';
 import { FEED_LIMITS } from '../event/feed-limits.ts';
 import type { Broker } from './broker.ts';
-import { readEventQuery } from './event-query.ts';
+import { PAGE_LIMIT, readEventQuery } from './event-query.ts';
+import { EventGap, EventView } from './event-schema.ts';
 import { EventSource } from './event-source.ts';
 import { Exchange, type ExchangeRoute } from './exchange.ts';
 import type { ApiObserver } from './observer.ts';
 import { invalid, type OperationDoc } from './operation.ts';
 import { createProblem, type ProblemCase } from './problem.ts';
+import { ConsumerTable } from './stream-consumer.ts';
 import { type StreamCaller, type StreamLimits, StreamSession } from './stream-session.ts';
 
 export const EVENTS_PATH = '/v1/events';
@@ -29,10 +33,17 @@ const MiB = 1024 * 1024;
 export const STREAM_LIMITS = {
   connectionsPerKey: 100,
   connections: 10_000,
+  /** Pages of stored events in progress: each may read and hold some MiB. */
+  pagesPerKey: 8,
+  pages: 32,
   messageBytes: 256 * 1024,
   /** Far above what the feed lets wait: one event may be as large as a device message. Beyond it the connection is dropped. */
   waitingBytes: 40 * MiB,
+  /** Of one socket, consumers included. */
   subscriptions: 32,
+  /** Of one process: each holds a pull open, and what it has pulled. */
+  consumers: 1_000,
+  consumerWaitingBytes: FEED_LIMITS.waitingBytes,
   commands: 64,
   commandWaitingBytes: 1 * MiB,
   /** As many as one key may make requests; a burst that takes some 30 ms to refuse. */
@@ -60,7 +71,7 @@ export const EVENT_HEADERS: readonly string[] = [
 
 export interface EventRouteParts {
   readonly feed: EventFeed;
-  readonly broker: Pick<Broker, 'access' | 'policy' | 'dispatch'>;
+  readonly broker: Pick<Broker, 'access' | 'policy' | 'dispatch' | 'groups'>;
   readonly observer: ApiObserver;
   readonly clock: Clock;
   readonly limits?: Partial<{ readonly [Name in keyof typeof STREAM_LIMITS]: number }>;
@@ -95,6 +106,8 @@ export function registerEventRoutes(server: ServerBuilder, parts: EventRoutePart
 /** A live connection, as far as this file looks after it. */
 interface Connection {
   readonly keyId: string;
+  /** Has it consumers of durable groups? */
+  readonly consumes?: boolean;
   sweep(nowMs: number): void;
   end(reason: 'draining'): void;
 }
@@ -104,7 +117,11 @@ export class EventConnections implements Part {
   readonly limits: { readonly [Name in keyof typeof STREAM_LIMITS]: number };
   readonly #parts: EventRouteParts;
   readonly #connections = new Set<Connection>();
+  readonly #consumers: ConsumerTable;
   readonly #perKey = new Map<string, number>();
+  /** In progress. */
+  #pages = 0;
+  readonly #pagesOf = new Map<string, number>();
   /** Runs while there are connections. */
   #sweepTimer: NodeJS.Timeout | undefined;
   #leaving: boolean = false;
@@ -112,22 +129,26 @@ export class EventConnections implements Part {
   constructor(parts: EventRouteParts) {
     this.#parts = parts;
     this.limits = { ...STREAM_LIMITS, ...parts.limits };
+    this.#consumers = new ConsumerTable(this.limits.consumers);
   }
 
   get count(): number {
     return this.#connections.size;
   }
 
-  /** The feed closes those that listen, paced; what is left then are sockets without a subscription. */
+  /** Consumers go first, and give back what they hold, so that others have it at once. The feed closes those that listen, paced; what is left
+   *  then are sockets without a subscription. */
   async drain(deadlineMs: number): Promise<void> {
     this.#leaving = true;
-    await this.#parts.feed.drain(deadlineMs);
+    for (const connection of [...this.#connections]) if (connection.consumes) connection.end('draining');
+    await Promise.all([this.#parts.feed.drain(deadlineMs), this.#consumers.ended()]);
     for (const connection of [...this.#connections]) connection.end('draining');
   }
 
-  stop(): void {
+  async stop(): Promise<void> {
     this.#leaving = true;
     for (const connection of [...this.#connections]) connection.end('draining');
+    await this.#consumers.ended();
   }
 
   /** `GET /v1/events`. Answers or streams; never rejects. */
@@ -165,6 +186,7 @@ export class EventConnections implements Part {
       {
         feed,
         broker,
+        consumers: this.#consumers,
         limits: this.limits satisfies StreamLimits,
         nowMs: () => clock.nowMs(),
         monotonicMs: () => clock.monotonicMs(),
@@ -188,6 +210,7 @@ export class EventConnections implements Part {
     if (refusal !== undefined) return exchange.problem(refusal.code, refusal.detail);
     const query = readEventQuery(request, feed.shards, clock.nowMs());
     if (query.status === 'invalid') return exchange.answer(invalid(query.faults));
+    if (query.page !== undefined) return await this.#answerPage(exchange, caller.keyId, { ...query, ...query.page });
     await feed.open();
     // While the tail was opened others may have come, and the peer may have gone.
     const late = this.#refusalOf(caller);
@@ -206,6 +229,25 @@ export class EventConnections implements Part {
     const headers: HeaderList = [['X-Request-Id', exchange.requestId], ...STREAM_HEADERS];
     const stream = response.stream(200, headers, { maxBufferedBytes: this.limits.waitingBytes });
     source.begin(stream, subscription, this.limits.retryMs);
+    return undefined;
+  }
+
+  async #answerPage(exchange: Exchange, keyId: string, request: PageRequest): Promise<void> {
+    const { pages, pagesPerKey } = this.limits;
+    const own = this.#pagesOf.get(keyId) ?? 0;
+    if (own >= pagesPerKey) return exchange.problem('rate_limited', `${pagesPerKey} pages at once of one API key`);
+    if (this.#pages >= pages) return exchange.problem('rate_limited', `${pages} pages at once of this process`);
+    this.#pages += 1;
+    this.#pagesOf.set(keyId, own + 1);
+    try {
+      const page = await this.#parts.feed.page(request, () => !exchange.response.ended);
+      exchange.send(200, 'application/json', pageJson(page), [['Cache-Control', 'no-store']]);
+    } finally {
+      this.#pages -= 1;
+      const left = (this.#pagesOf.get(keyId) ?? 1) - 1;
+      if (left > 0) this.#pagesOf.set(keyId, left);
+      else this.#pagesOf.delete(keyId);
+    }
     return undefined;
   }
 
@@ -250,6 +292,19 @@ const STREAM_HEADERS: HeaderList = [
   // nginx would collect the stream otherwise.
   ['X-Accel-Buffering', 'no'],
 ];
+
+/** The events as they are, not written anew. */
+function pageJson({ events, gaps, cursor, more }: EventPage): Buffer {
+  const parts: Uint8Array[] = [Buffer.from('{"events":[')];
+  for (const [index, event] of events.entries()) {
+    if (index > 0) parts.push(COMMA);
+    parts.push(event.json());
+  }
+  parts.push(Buffer.from(`],"gaps":${JSON.stringify(gaps)},"cursor":"${cursor}","more":${more}}`));
+  return Buffer.concat(parts);
+}
+
+const COMMA = Buffer.from(',');
 
 /** The transport calls a WebSocket handler for any GET with a key of the right length, so the rest of RFC 6455 is checked here. */
 function upgradeFault(request: RequestSnapshot): (ProblemCaseOf & { readonly code: ErrorCode }) | undefined {
@@ -302,6 +357,15 @@ function refuseMethod(route: ExchangeRoute): (request: RequestSnapshot, response
 
 const term = (what: string) => z.string().optional().describe(what);
 
+const EventPageView = z
+  .object({
+    events: z.array(EventView),
+    gaps: z.array(EventGap),
+    cursor: z.string().describe('Where the next page begins; also for the stream.'),
+    more: z.boolean(),
+  })
+  .meta({ id: 'EventPage' });
+
 /** For the OpenAPI document; the requests themselves are read by event-query.ts. */
 export const EVENT_OPERATIONS: readonly {
   readonly method: 'GET';
@@ -314,19 +378,33 @@ export const EVENT_OPERATIONS: readonly {
     operation: {
       id: 'listenToEvents',
       tag: 'Events',
-      summary: 'Listen to events, live and from where a subscriber left off',
-      description: `Server-sent events. Each \`data:\` is one event: \`{id, code, kind, url, at, epoch, data}\`, and \`seq\`, \`tags\`, \`dedupKey\` where present; \`data\` is the device's own JSON, unchanged. \`id:\` is a cursor: connect again with it in \`Last-Event-ID\` (browsers do) or \`from\`, and nothing is skipped; events may repeat. \`event: gap\` \`{shard, from, to, count, reason}\` says that events are no longer stored, before what follows them. \`event: closed\` \`{reason, cursor}\` is the last message: \`slow_consumer\`, \`draining\` or \`unauthenticated\`. Idle streams get a comment and a bare \`id:\` every ${FEED_LIMITS.heartbeatMs / 1000} s. Live delivery is at most once and in the order of each device.`,
+      summary: 'Listen to events, live and from where a subscriber left off; or fetch stored ones in pages',
+      description: `Server-sent events. Each \`data:\` is one event; its \`data\` is the device's own JSON, unchanged. \`id:\` is a cursor: connect again with it in \`Last-Event-ID\` (browsers do) or \`from\`, and nothing is skipped; events may repeat. \`event: gap\` \`{shard, from, to, count, reason}\` says that events are no longer stored, before what follows them. \`event: closed\` \`{reason, cursor}\` is the last message: \`slow_consumer\`, \`draining\` or \`unauthenticated\`. Idle streams get a comment and a bare \`id:\` every ${FEED_LIMITS.heartbeatMs / 1000} s. Live delivery is at most once and in the order of each device.\n\nWith \`Accept: application/json\` (and no \`text/event-stream\` beside it) the answer is one page of stored events instead, in order of time, from \`from\` on (\`start\` unless given). Ask again with its \`cursor\` in \`from\`; \`more: false\` says that there was nothing else. A page may be empty although more follows: the broker reads only so much for one answer.`,
       scope: 'read',
       query: z.strictObject({
         device: term('DeviceCodes, comma-separated or repeated; `*` stands for any characters.'),
         kind: term('Kinds, comma-separated or repeated: `alarm.MotionAlarmOn`, `alarm.*`, `structure`, `presence.*`.'),
         tag: term('Tags, comma-separated or repeated; any of them.'),
         from: term(
-          'A cursor, an event id, an RFC 3339 time, `start` (the oldest kept) or `now` (default). `Last-Event-ID` wins.',
+          'A cursor, an event id, an RFC 3339 time, `start` (the oldest kept; default of pages) or `now` (default of the stream). `Last-Event-ID` wins.',
         ),
+        limit: z.coerce
+          .number()
+          .int()
+          .min(PAGE_LIMIT.min)
+          .max(PAGE_LIMIT.max)
+          .default(PAGE_LIMIT.default)
+          .describe('Events of a page at most.'),
       }),
       headers: z.object({ 'Last-Event-ID': term('As `from`.') }),
-      responses: { 200: { description: 'The stream.', schema: z.string(), contentType: 'text/event-stream' } },
+      responses: {
+        200: {
+          description: 'The stream, or the page.',
+          schema: z.string(),
+          contentType: 'text/event-stream',
+          also: { 'application/json': EventPageView },
+        },
+      },
       errors: ['rate_limited', 'node_draining', 'broker_unavailable'],
     },
   },
@@ -336,9 +414,9 @@ export const EVENT_OPERATIONS: readonly {
     operation: {
       id: 'openStream',
       tag: 'Events',
-      summary: 'Subscriptions and commands on one WebSocket',
+      summary: 'Subscriptions, consumers of durable subscriptions, and commands on one WebSocket',
       description:
-        'RFC 6455, version 13, JSON text messages. Authenticate the upgrade with the `Authorization` header; keys are accepted neither in the URL nor as a sub-protocol, and a page of another origin is refused. Messages hold at most 256 KiB; a longer one ends the socket, so send larger commands over HTTP. Client: `subscribe {id, filter: {devices, kinds, tags}, from}`, `unsubscribe {id}`, `command {id, code, method, url, data, timeoutMs, connectTimeoutMs}` (scope `call`), `ping`. Broker: `subscribed {id, cursor}`, `event {subscription, cursor, event}`, `gap {subscription, cursor, gap}`, `heartbeat {subscription, cursor, store}`, `unsubscribed {id, cursor}`, `reply {id, status, executed, source, response | problem}`, `pong`, `error {id, problem}`, `closing {reason, cursors}`. Close codes: 4008 slow consumer, 1001 draining, 1008 key revoked, or too many messages per second (refused ones count 20 times).',
+        'RFC 6455, version 13, JSON text messages. Authenticate the upgrade with the `Authorization` header; keys are accepted neither in the URL nor as a sub-protocol, and a page of another origin is refused. Messages hold at most 256 KiB; a longer one ends the socket, so send larger commands over HTTP. Client: `subscribe {id, filter: {devices, kinds, tags}, from}`, `unsubscribe {id}`, `consume {id, subscription, maxInFlight}`, `ack {id, ackIds}`, `nack {id, ackIds, delaySeconds}`, `extend {id, ackIds, seconds}`, `command {id, code, method, url, data, timeoutMs, connectTimeoutMs}` (scope `call`), `ping`. Broker: `subscribed {id, cursor}`, `event {subscription, cursor, event}`, `gap {subscription, cursor, gap}`, `heartbeat {subscription, cursor, store}`, `unsubscribed {id, cursor}`, `consuming {id, maxInFlight}`, `delivery {consumer, ackId, attempt, event | gap}`, `settled {id, results}`, `reply {id, status, executed, source, response | problem}`, `pong`, `error {id, problem}`, `closing {reason, cursors}`. Close codes: 4008 slow consumer, 1001 draining, 1008 key revoked, or too many messages per second (refused ones count 20 times).',
       scope: 'read',
       responses: { 101: { description: 'The socket is open.' } },
       errors: ['invalid_request', 'rate_limited', 'node_draining'],

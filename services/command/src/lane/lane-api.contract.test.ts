@@ -52,12 +52,12 @@ beforeAll(async () => {
   await other.lifecycle.start();
   connection = openConnection({ url: redis.url, commandTimeoutMs: 2_000 }, 'state');
   await ready(connection, 5_000);
-  line = new RedisLaneStore(connection, keyspace, { streamMaxLength: 1_000, keepMs: 86_400_000 });
+  line = new RedisLaneStore(connection, keyspace, { keepMs: 86_400_000 });
   edgeBus = new RedisPubSub({ state: connection });
   edge = await new FakeEdge('edge-1', {
     pubsub: edgeBus,
     keyspace,
-    registry: new RedisOwnerRegistry(connection, keyspace, { streamMaxLength: 1_000 }),
+    registry: new RedisOwnerRegistry(connection, keyspace),
     directory: new RedisNodeDirectory(connection, keyspace),
     line,
   }).start();

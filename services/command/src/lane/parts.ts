@@ -70,7 +70,6 @@ export function createLanes(wiring: LaneWiring): Lanes {
     wiring;
   const redis = { url: config.REDIS_URL, commandTimeoutMs: TIMER_TIMEOUT_MS };
   const options = {
-    streamMaxLength: config.LAPI_STREAM_MAX_LENGTH,
     keepMs: config.LAPI_COMMAND_KEEP_SECONDS * 1_000,
   };
   const store = new RedisLaneStore(state, keyspace, options);

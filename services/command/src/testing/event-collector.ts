@@ -8,6 +8,7 @@ export class Collector implements EventSink {
   readonly ids: string[] = [];
   readonly records: OutgoingEvent['record'][] = [];
   readonly gaps: Gap[] = [];
+  readonly gapCursors: string[] = [];
   readonly heartbeats: { readonly cursor: string; readonly storeAway: boolean }[] = [];
   /** Everything in the order in which it came. */
   readonly log: string[] = [];
@@ -45,6 +46,7 @@ export class Collector implements EventSink {
 
   gap(gap: Gap, cursor: string): void {
     this.gaps.push(gap);
+    this.gapCursors.push(cursor);
     this.log.push(`gap ${gap.reason}`);
     this.cursor = cursor;
   }

@@ -1,6 +1,7 @@
 /** For tests: a reader of server-sent events that can stop reading, and that keeps everything it was told. */
 
 import { type ClientRequest, type IncomingMessage, request } from 'node:http';
+import { checkSseMessage } from './message-check.ts';
 
 export interface SseMessage {
   readonly event: string;
@@ -99,8 +100,11 @@ export class SseClient {
       else throw new Error(`a line of no field: ${line}`);
     }
     if (data.length === 0) return;
-    this.messages.push({ event, data: data.join('\n'), id: this.lastId });
-    if (event === 'message') this.#events.push(JSON.parse(data.join('\n')) as SseEvent);
+    const text = data.join('\n');
+    const value = JSON.parse(text) as SseEvent;
+    checkSseMessage(event, value);
+    this.messages.push({ event, data: text, id: this.lastId });
+    if (event === 'message') this.#events.push(value);
   }
 }
 

@@ -3,6 +3,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
+import { checkStreamMessage } from './message-check.ts';
 
 export interface StreamMessage {
   readonly type: string;
@@ -18,6 +19,11 @@ export interface StreamMessage {
   readonly executed?: string;
   readonly response?: unknown;
   readonly store?: string;
+  readonly consumer?: string;
+  readonly ackId?: string;
+  readonly attempt?: number;
+  readonly maxInFlight?: number;
+  readonly results?: readonly string[];
 }
 
 const TEXT = 1;
@@ -114,7 +120,9 @@ export class StreamClient {
   #take(opcode: number, payload: Buffer): void {
     if (opcode === TEXT) {
       this.texts.push(payload.toString());
-      this.messages.push(JSON.parse(payload.toString()) as StreamMessage);
+      const message = JSON.parse(payload.toString()) as StreamMessage;
+      checkStreamMessage(message);
+      this.messages.push(message);
     } else if (opcode === PING) {
       this.pings += 1;
       this.#frame(PONG, payload);

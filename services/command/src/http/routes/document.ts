@@ -1,5 +1,5 @@
-/** What the API says about itself, open to everybody because nothing of an installation is in it: the OpenAPI document, a page for people,
- *  and the two probes that a load balancer in front of the API port needs. Metrics are on the probe listener only. */
+/** What the API says about itself, open to everybody because nothing of an installation is in it: the documents for tools, a page
+ *  for people, and the two probes that a load balancer in front of the API port needs. Metrics are on the probe listener only. */
 
 import type { HeaderList } from '@lapi-broker/http';
 import { z } from 'zod';
@@ -14,25 +14,48 @@ const PAGE_HEADERS: HeaderList = [
   ['Cache-Control', 'no-cache'],
 ];
 
-function documentAt(id: string, summary: string) {
+function documentAt(id: string, summary: string, document: 'openapi' | 'asyncapi' | 'eventSchema', what: string) {
   return operation({
     id,
     tag: 'About',
     summary,
     scope: undefined,
-    responses: { 200: { description: 'OpenAPI 3.1.', schema: z.looseObject({ openapi: z.string() }) } },
+    responses: { 200: { description: what, schema: z.looseObject({}), contentType: DOCUMENT_TYPES[document] } },
     handle: (_call, broker): Answer => ({
       kind: 'bytes',
       status: 200,
-      contentType: 'application/json',
-      bytes: broker.document.json,
+      contentType: DOCUMENT_TYPES[document],
+      bytes: broker.documents[document],
       headers: [['Cache-Control', 'no-cache']],
     }),
   });
 }
 
-export const readDocument = documentAt('readDocument', 'This document');
-export const readDocumentAlias = documentAt('readDocumentAlias', 'This document, at the path where tools look first');
+const DOCUMENT_TYPES = {
+  openapi: 'application/json',
+  asyncapi: 'application/json',
+  eventSchema: 'application/schema+json',
+} as const;
+
+export const readDocument = documentAt('readDocument', 'This document', 'openapi', 'OpenAPI 3.1.');
+export const readDocumentAlias = documentAt(
+  'readDocumentAlias',
+  'This document, at the path where tools look first',
+  'openapi',
+  'OpenAPI 3.1.',
+);
+export const readAsyncApi = documentAt(
+  'readAsyncApi',
+  'What the broker says by itself: events, the WebSocket, webhooks',
+  'asyncapi',
+  'AsyncAPI 3.0.',
+);
+export const readEventSchema = documentAt(
+  'readEventSchema',
+  'One event, as it leaves on every way',
+  'eventSchema',
+  'JSON Schema 2020-12.',
+);
 
 export const readDocs = operation({
   id: 'readDocs',
@@ -44,7 +67,7 @@ export const readDocs = operation({
     kind: 'bytes',
     status: 200,
     contentType: 'text/html; charset=utf-8',
-    bytes: broker.document.html,
+    bytes: broker.documents.html,
     headers: PAGE_HEADERS,
   }),
 });
