@@ -11,3 +11,4 @@ export {
 } from './config.ts';
 export { Lifecycle, type LifecycleLog, type LifecycleOptions, type LifecycleState, type Part } from './lifecycle.ts';
 export { type ProcessLog, type ProcessOptions, runProcess } from './run-process.ts';
+export { underSignals } from './signals.ts';

@@ -5,6 +5,7 @@
  *  Store away: turns fail, are counted, and come again. Not done here: what a turn does (job-run.ts). */
 
 import type { CommandId } from '@lapi-broker/protocol';
+import { underSignals } from '@lapi-broker/runtime';
 import type { CommandQueue } from '../lane/queued-commands.ts';
 import type { JobRecord } from './job.ts';
 import { JobRun, type JobRunParts, type RunEnd, restAfter } from './job-run.ts';
@@ -85,7 +86,7 @@ export class JobRunner {
     }
     this.#runs.set(job, undefined);
     try {
-      await this.#run(job, Number(atMs), AbortSignal.any([signal, this.#leaving.signal]));
+      await underSignals([signal, this.#leaving.signal], (either) => this.#run(job, Number(atMs), either));
     } catch (error) {
       this.#parts.onFailure(job, error);
       await this.#ask(job, FAILED_MS);
