@@ -19,8 +19,8 @@
  *  lapi:{s07}:events                  stream  bounded by age and bytes  edge, command, lane and ownership scripts   command    entries are <ms>-<number in this shard, from 1>
  *  lapi:{s07}:events:count            hash    for ever             whoever appends      whoever appends   n entries ever added · b bytes ever added · t ms of the last · m bytes at the last mark
  *  lapi:{s07}:events:marks            zset    as the entries       whoever appends      whoever trims     entry id → bytes added up to it; coarse
- *  lapi:{s07}:group:<key>             hash    as the group         group scripts        command    see services/command/src/group/group.lua, as for the five below
- *  lapi:{s07}:group:<key>:ready|out|next|dead   zset, :item :body  hash   as the group   group scripts   group scripts
+ *  lapi:{s07}:group:<key>             hash    as the group         group scripts        command    see services/command/src/group/group.lua, as for those below
+ *  lapi:{s07}:group:<key>:ready|out|later|parked|dead  zset, :heads|item|body  hash   as the group   group scripts   group scripts
  *  lapi:{s07}:lane:<code>             hash    while a command waits or is out   lane scripts   lane scripts; claim asks whether it exists
  *      fields: see libs/lane/src/redis/lane.lua, as for the records
  *  lapi:{s07}:normal:<code> urgent:<code>  zset  while one waits   lane scripts         lane scripts   id → place
@@ -37,9 +37,9 @@
  *  lapi:{jobs}:all                    zset    bounded by number    command              command    job → ms of creation
  *  lapi:{jobs}:active                 zset    until its end        command              command    job → ms when somebody must look
  *  lapi:{jobs}:key:<sha256>           string  24 h                 command              command    id of the job and hash of the request
- *  lapi:{groups}:group:<name>         hash    until deleted        command              command    spec (JSON) key owner created status
+ *  lapi:{groups}:group:<name>         hash    until deleted        command              command    key owner start spec (JSON) created state revision
  *  lapi:{groups}:all                  zset    bounded by number    command              command    name (score 0)
- *  lapi:{g:<key>}:permits             zset    while events are out command              command    permit → ms when it lapses
+ *  lapi:{g:<key>}:permits             zset    1 h after the last   command              command    permit → ms when it lapses
  *  lapi:{webhooks}:webhook:<id>       hash    until deleted        command              command    see services/command/src/webhook/redis-webhook-store.ts
  *  lapi:{webhooks}:all                zset    bounded by number    command              command    id (score 0)
  *  lapi:{webhooks}:log:<id>           list    bounded by number    command              command    attempts of delivery, newest first

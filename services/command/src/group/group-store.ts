@@ -138,9 +138,9 @@ export class GroupStore {
     return taken;
   }
 
-  /** From now on nobody goes on by a spec older than `revision`. */
-  async heed(shard: number, group: Key, revision: number): Promise<void> {
-    await this.#call('heed', shard, group, [revision]);
+  /** From now on nobody goes on by a spec older than `revision`. `force`: the shard may know a newer one, which is no more. */
+  async heed(shard: number, group: Key, revision: number, force: boolean): Promise<void> {
+    await this.#call('heed', shard, group, [revision, force ? 1 : 0]);
   }
 
   /** In the order given, from the first on as many as have about `bytes`, one at least; undefined where the event is gone. */

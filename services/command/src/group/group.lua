@@ -44,6 +44,19 @@ local function msOf(member)
   return tonumber(string.match(member, '^(%d+)%-'))
 end
 
+-- The last entry ever: its id and number.
+local function lastEntry()
+  local last = redis.call('HMGET', eventsKey .. ':count', 't', 'n')
+  if not last[1] or not last[2] then return '0-0', '0' end
+  return last[1] .. '-' .. last[2], last[2]
+end
+
+-- Only the oldest entries ever leave the stream.
+local function isInStream(member)
+  local _, number = lastEntry()
+  return numberOf(member) > tonumber(number) - redis.call('XLEN', eventsKey)
+end
+
 local function load(member)
   local item = redis.call('HGET', itemKey, member)
   if not item then return nil end
@@ -123,14 +136,19 @@ end
 
 -- Keeps what the stream may trim before the next attempt. False when the stream has trimmed it already. Where there is no room the stream's copy
 -- has to do, as long as it is there.
+local isFull = false
 local function hold(member)
   if isGap(member) or redis.call('HEXISTS', bodyKey, member) == 1 then return true end
+  -- Many large ones would keep the store busy with reading what it cannot keep.
+  if isFull then return isInStream(member) end
   local entry = redis.call('XRANGE', eventsKey, member, member)[1]
   if not entry then return false end
   local body = cmsgpack.pack(entry[2])
   if makeRoom(#body) then
     redis.call('HSET', bodyKey, member, body)
     redis.call('HINCRBY', groupKey, 'h', #body)
+  else
+    isFull = true
   end
   return true
 end
@@ -192,11 +210,4 @@ end
 
 local function exists()
   return redis.call('HEXISTS', groupKey, 'c') == 1
-end
-
--- The last entry ever: its id and number.
-local function lastEntry()
-  local last = redis.call('HMGET', eventsKey .. ':count', 't', 'n')
-  if not last[1] or not last[2] then return '0-0', '0' end
-  return last[1] .. '-' .. last[2], last[2]
 end

@@ -1,5 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Guarantee: changes the group that is meant, not one of the same name that came after it, nor one whose removal has begun.
+--   allow-oom: a removal begins with it.
 -- KEYS  1 group  hash {groups}
 -- ARGV  1 key   2… fields and values
 -- Returns the revision of the spec, one more when it is changed | '' nothing was changed

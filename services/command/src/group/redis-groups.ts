@@ -39,7 +39,7 @@ import type {
   Verdict,
 } from './group.ts';
 import { GroupLine } from './group-line.ts';
-import { type Beginning, type DeadMember, GroupGone, GroupStore } from './group-store.ts';
+import { type Beginning, type DeadMember, GroupGone, GroupStore, type ShardProgress } from './group-store.ts';
 import { type HandOutParts, HandOuts, type RevisedGroup } from './hand-out.ts';
 
 export interface RedisGroupsParts {
@@ -50,7 +50,7 @@ export interface RedisGroupsParts {
   readonly stream: HandOutParts['stream'];
   /** Calls back for events that match; see GroupLineParts. */
   readonly listen: (filter: EventFilter, onEvent: () => void) => Promise<() => void>;
-  /** Of each owner. */
+  /** Of all owners together. */
   readonly groupsAllowed: number;
   readonly monotonicMs: () => number;
   /** Of 0–9 a–z. */
@@ -142,7 +142,7 @@ export class RedisGroups implements Groups {
     const changed = await this.#patch([keyspace.groupSpec(name)], [key, 'spec', JSON.stringify(spec)]);
     if (changed === '') throw new GroupGone();
     this.#forget(name);
-    await this.#eachShard((shard) => this.#store.heed(shard, group, Number(changed)));
+    await this.#eachShard((shard) => this.#store.heed(shard, group, Number(changed), false));
     return { ...spec, key, owner, createdAtMs };
   }
 
@@ -157,7 +157,12 @@ export class RedisGroups implements Groups {
 
   async progress(name: string): Promise<GroupProgress> {
     const { group } = await this.#find(name);
-    const shards = await this.#eachShard((shard) => this.#store.progress(shard, group));
+    const ask = (): Promise<ShardProgress[]> => this.#eachShard((shard) => this.#store.progress(shard, group));
+    const shards = await ask().catch(async (error: unknown) => {
+      if (!(error instanceof GroupGone)) throw error;
+      await this.#renew(group);
+      return await ask();
+    });
     const sum = (pick: (shard: (typeof shards)[number]) => number): number =>
       shards.reduce((total, shard) => total + pick(shard), 0);
     const oldest = shards.flatMap(({ oldestAtMs }) => oldestAtMs ?? []);
@@ -304,7 +309,7 @@ export class RedisGroups implements Groups {
       }
       // It is: so a failover has cost the shard the group, or its record a change. The oldest event kept comes next where it was lost.
       if (await this.#open(group, [])) {
-        await this.#eachShard((shard) => this.#store.heed(shard, group, group.revision));
+        await this.#eachShard((shard) => this.#store.heed(shard, group, group.revision, true));
       }
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error;

@@ -176,8 +176,8 @@ describe('a consumer on a socket', () => {
     socket.waiting = 1_001;
     groups.add('g');
     await until('it is taken', () => groups.numbers('g', 'out').length === 1);
-    clock.nowMs = 15_001;
-    consumer.sweep(15_001);
+    clock.nowMs = 5_001;
+    consumer.sweep(5_001);
     await until('given back', () => groups.settlings.length === 1);
     expect(groups.settlings).toEqual([{ ackIds: ['a1.1'], verdict: { type: 'release' } }]);
     expect(socket.texts).toEqual([]);

@@ -45,6 +45,8 @@ export interface Settling {
   readonly onRefused: (error: unknown) => void;
 }
 
+/** Pulled and not written; nothing is pulled again before the socket has room. */
+const HELD_MS = 5_000;
 /** Ids of one consumer that wait to be settled. */
 const SETTLING_IDS = 10_000;
 
@@ -151,7 +153,7 @@ export class StreamConsumer {
     const { socket, group, monotonicMs } = this.#parts;
     const pulledAtMs = monotonicMs();
     // A client that hears of an event late has too little time for it; and nothing is held for long for one that does not read.
-    const isLate = (): boolean => monotonicMs() - pulledAtMs > group.ackDeadlineMs / 2;
+    const isLate = (): boolean => monotonicMs() - pulledAtMs > Math.min(group.ackDeadlineMs / 2, HELD_MS);
     for (const [index, delivery] of deliveries.entries()) {
       while (!this.#isOver() && !isLate() && this.#isFull()) await this.#rest();
       if (this.#isOver() || isLate()) {

@@ -318,7 +318,7 @@ describe('a failover that loses the last events (D9)', () => {
     await sentinels.master.kill('SIGKILL');
 
     const taken: string[] = [];
-    const store = () => waitFor(() => append('cam-1'), { deadlineMs: 30_000, what: 'an append' });
+    const store = () => waitFor(() => append('cam-1'), { deadlineMs: 60_000, what: 'an append' });
     // As many as were lost, so that their numbers tell nothing.
     for (let i = 0; i < 2; i++) taken.push(await store());
     await until('the live one', () => idsOf(live).at(-1) === taken[1], 30_000);
@@ -346,7 +346,7 @@ describe('a failover that loses the last events (D9)', () => {
     expect(socket.named('gap').map((message) => message.gap)).toEqual([gap]);
     expect(page).toMatchObject({ gaps: [gap], more: false });
     expect(page.events.map(({ id }) => id)).toEqual(again);
-  }, 90_000);
+  }, 120_000);
 });
 
 describe('GET /v1/events', () => {

@@ -2,7 +2,7 @@
  *  commands on one socket).
  *  Who may: a key with the scope `read`, by `Authorization: Bearer` only; keys in URLs are not accepted, because URLs are logged (threat T10),
  *  and a page of another origin is refused (threat T17). Commands on the socket need `call`, like everywhere.
- *  Bounded: live connections per key and per process, messages of 256 KiB, and what event-feed.ts and stream-session.ts bound.
+ *  Bounded: live connections and pages in progress, per key and per process, messages of 256 KiB, and what event-feed.ts and stream-session.ts bound.
  *  Draining: new ones get `node_draining`, open ones are closed with their cursors.
  *  Not done here: finding and ordering events (event/), the protocol of the socket (stream-session.ts). */
 
