@@ -3,7 +3,7 @@
 
 import type { StreamEntry } from '@lapi-broker/bus';
 import type { EventFilter } from '../event/filter.ts';
-import { parsePosition } from '../event/position.ts';
+import { formatPosition, justBehind, parsePosition } from '../event/position.ts';
 import type { Advance } from './group-store.ts';
 
 export interface Place {
@@ -22,9 +22,10 @@ export function advanceOver(
 ): Advance {
   const [first] = page;
   if (first === undefined) {
-    const { seq } = parsePosition(last);
-    const gap = { from: from.id, to: last, count: seq - from.number };
-    return { from: from.id, to: last, number: seq, seen: false, gap, matched: [] };
+    const end = parsePosition(last);
+    // A gap ends before its `to`, and the last entry is missing too.
+    const gap = { from: from.id, to: formatPosition(justBehind(end)), count: end.seq - from.number };
+    return { from: from.id, to: last, number: end.seq, seen: false, gap, matched: [] };
   }
   const missing = parsePosition(first.id).seq - from.number - 1;
   const gap = missing > 0 ? { from: from.id, to: first.id, count: missing } : undefined;

@@ -29,8 +29,10 @@ elseif where ~= 'now' then
   local first = from(integer(math.max(0, ms)))
   local oldest = first and redis.call('XRANGE', eventsKey, '-', '+', 'COUNT', 1)[1]
   local mayMiss = first and oldest[1] == first and numberOf(first) > 1 and msOf(first) > ms
-  -- Everything was trimmed: the last entry is all that is known.
-  if not first and tonumber(lastNumber) > 0 and msOf(lastId) >= ms then mayMiss, first = true, lastId end
+  -- Everything was trimmed: the last entry is all that is known, and it is missing too.
+  if not first and tonumber(lastNumber) > 0 and msOf(lastId) >= ms then
+    mayMiss, first = true, integer(msOf(lastId)) .. '-' .. integer(numberOf(lastId) + 1)
+  end
   if mayMiss then addGap(integer(math.max(0, ms)) .. '-0', first, 'x') end
 end
 redis.call('HSET', groupKey, 'c', id, 'n', number)

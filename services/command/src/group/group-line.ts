@@ -1,6 +1,6 @@
 /** The consumers of one group that wait in this process, served one after the other in the order of their coming. While somebody waits it
  *  listens to the live feed for events that match, so that a pull is answered at once; what the feed does not tell (another consumer's
- *  acknowledgement, a deadline in another process) is found by looking again.
+ *  acknowledgement, a deadline in another process) is found by looking again, seldom when nothing is out.
  *  Store away: the pull under way is rejected with `broker_unavailable`, and so are those behind it: one after the other they would wait for
  *  its time-outs. */
 
@@ -11,8 +11,8 @@ export interface GroupLineParts {
   readonly handOut: (max: number) => Promise<HandedOut>;
   /** Gives back what nobody takes any more. Never rejects. */
   readonly release: (deliveries: readonly Delivery[]) => Promise<void>;
-  /** Calls back when an event may be there for the group, until it is told to stop. Never rejects. */
-  readonly listen: (onEvent: () => void) => Promise<() => void>;
+  /** Calls back when an event may be there for the group, until it is told to stop; undefined when nobody would. Never rejects. */
+  readonly listen: (onEvent: () => void) => Promise<(() => void) | undefined>;
   readonly monotonicMs: () => number;
 }
 
@@ -26,6 +26,8 @@ interface Waiting {
 
 /** Between looks while somebody waits and nothing is heard. */
 const POLL_MS = 500;
+/** The same when nothing is out, so that only a new event can be something to hand out, and those are heard. */
+const QUIET_POLL_MS = 5_000;
 const MIN_PAUSE_MS = 2;
 /** Of one group in one process. */
 export const MAX_WAITING = 1_000;
@@ -129,8 +131,11 @@ export class GroupLine {
         const left = this.#waiting.filter((each) => !each.ended);
         if (left.length === 0) continue;
         // Listens before the next look, so that nothing comes in between.
-        if (silence === undefined) silence = await this.#parts.listen(() => this.wake());
-        else await this.#pause(Math.min(POLL_MS, found.againMs ?? POLL_MS, ...left.map((each) => each.dueMs - nowMs)));
+        const isListening = silence !== undefined;
+        silence ??= await this.#parts.listen(() => this.wake());
+        if (!isListening && silence !== undefined) continue;
+        const pollMs = isListening && found.againMs === undefined ? QUIET_POLL_MS : POLL_MS;
+        await this.#pause(Math.min(pollMs, found.againMs ?? pollMs, ...left.map((each) => each.dueMs - nowMs)));
       }
     } finally {
       silence?.();

@@ -63,7 +63,7 @@ function rig(shards = 4, retention?: { maxAgeMs: number; maxBytes: number }): Ri
         keyspace,
         barrier: new ReplicaBarrier(state, false),
         stream: { read },
-        listen: async () => () => undefined,
+        listen: async () => undefined,
         groupsAllowed: 10,
         monotonicMs: () => performance.now(),
         randomText,

@@ -111,7 +111,7 @@ export function createGroups(wiring: GroupWiring): GroupParts {
 }
 
 /** Only wakes up: what there is, the group reads itself. Never rejects, because without it a look every half a second does. */
-async function listenTo(feed: EventFeed, filter: EventFilter, onEvent: () => void): Promise<() => void> {
+async function listenTo(feed: EventFeed, filter: EventFilter, onEvent: () => void): Promise<(() => void) | undefined> {
   const sink: EventSink = {
     event: onEvent,
     gap: onEvent,
@@ -126,6 +126,6 @@ async function listenTo(feed: EventFeed, filter: EventFilter, onEvent: () => voi
     const subscription = feed.join(filter, { from: 'now' }, sink);
     return () => subscription.close();
   } catch {
-    return () => undefined;
+    return undefined;
   }
 }

@@ -49,7 +49,7 @@ export interface RedisGroupsParts {
   readonly barrier: ReplicaBarrier;
   readonly stream: HandOutParts['stream'];
   /** Calls back for events that match; see GroupLineParts. */
-  readonly listen: (filter: EventFilter, onEvent: () => void) => Promise<() => void>;
+  readonly listen: (filter: EventFilter, onEvent: () => void) => Promise<(() => void) | undefined>;
   /** Of all owners together. */
   readonly groupsAllowed: number;
   readonly monotonicMs: () => number;

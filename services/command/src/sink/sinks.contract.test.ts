@@ -80,7 +80,7 @@ function rig(type: SinkSettings['type']) {
       keyspace,
       barrier: new ReplicaBarrier(state, false),
       stream,
-      listen: async () => () => undefined,
+      listen: async () => undefined,
       groupsAllowed: 10,
       monotonicMs: () => performance.now(),
       randomText: customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz'),
