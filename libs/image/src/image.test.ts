@@ -46,9 +46,25 @@ test('a place is a directory or a bucket; anything else is refused at the start'
     's3://b',
     's3://bucket/a b',
     's3://bucket/<a>',
+    's3://bucket/..',
+    's3://bucket/../other/pictures',
     'http://x',
   ])
     expect(accepts(place), place).toBe(false);
+});
+
+test('the endpoint is an origin: a path, a query or credentials would be ignored, so they are refused', () => {
+  const accepts = (url: string): boolean => IMAGE_STORE_VARIABLES.LAPI_IMAGE_S3_ENDPOINT.safeParse(url).success;
+  for (const url of ['https://s3.example.org', 'https://s3.example.org/', 'http://127.0.0.1:9000', 'http://[::1]:9000'])
+    expect(accepts(url), url).toBe(true);
+  for (const url of [
+    'https://s3.example.org/v1',
+    'https://u:p@s3.example.org',
+    'https://s3.example.org?a',
+    'ftp://x',
+    'x',
+  ])
+    expect(accepts(url), url).toBe(false);
 });
 
 test('S3 needs its keys, a directory does not', () => {

@@ -9,12 +9,17 @@ type Place =
   | { readonly type: 'directory'; readonly path: string }
   | { readonly type: 's3'; readonly bucket: string; readonly prefix: string };
 
-const S3_PLACE = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:\/[A-Za-z0-9._-]+)*)\/?$/;
+const S3_PLACE = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:\/(?!\.\.?(?:\/|$))[A-Za-z0-9._-]+)*)\/?$/;
 
 function readPlace(text: string): Place | undefined {
   if (/^file:./.test(text)) return { type: 'directory', path: text.slice('file:'.length).replace(/^\/\/(?=\/)/, '') };
   const s3 = S3_PLACE.exec(text);
   return s3 === null ? undefined : { type: 's3', bucket: s3[1] as string, prefix: (s3[2] as string).slice(1) };
+}
+
+function isOrigin(text: string): boolean {
+  const url = URL.parse(text);
+  return url !== null && url.href === `${url.origin}/`;
 }
 
 export const IMAGE_STORE_VARIABLES = {
@@ -27,6 +32,7 @@ export const IMAGE_STORE_VARIABLES = {
     ),
   LAPI_IMAGE_S3_ENDPOINT: z
     .url({ protocol: /^https?$/ })
+    .refine(isOrigin, 'must be http(s)://host[:port] without a path or credentials')
     .optional()
     .describe('Where the S3-compatible store is, as http(s)://host[:port]; AWS in the region when not set.'),
   LAPI_IMAGE_S3_REGION: z.string().default('us-east-1').describe('Region for which requests to S3 are signed.'),

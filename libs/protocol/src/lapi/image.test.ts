@@ -88,6 +88,7 @@ describe('what is a picture', () => {
       `${long}-_`,
     ])
       expect(paths('x', { Size: 1, Data: bad }), bad.slice(-8)).toEqual([]);
+    expect(findPictures('x', Buffer.from(`{"Size":1,"Data":"${long}\\u0141BCD"}`), THRESHOLD)).toEqual([]);
     for (const good of [long, `${long}AB`, `${long}AB==`, `${long}ABC`, `${long}ABC=`, `${long}AB=\r\n=\n`])
       expect(paths('x', { Size: 1, Data: good }), good.slice(-8)).toEqual(['/Data']);
   });
@@ -123,6 +124,10 @@ describe('decoding', () => {
     ['in lines, CRLF', (base64) => base64.replace(/.{76}/g, '$&\\r\\n')],
     ['in lines, LF at the end', (base64) => `${base64.replace(/.{64}/g, '$&\\n')}\\n`],
     ['with \\u escapes', (base64) => base64.replace(/[+=/]/g, (c) => `\\u00${c.charCodeAt(0).toString(16)}`)],
+    [
+      'in \\u escapes, capital letters',
+      (base64) => base64.replace(/./g, (c) => `\\u00${c.charCodeAt(0).toString(16).toUpperCase()}`),
+    ],
   ];
   test.each(spellings)('base64 %s is understood, and its length is known before', (_, spell) => {
     for (let bytes = 996; bytes < 1_002; bytes++) {

@@ -153,6 +153,11 @@ CLASSES[0x3d] = PAD;
 CLASSES[0x0a] = BREAK;
 CLASSES[0x0d] = BREAK;
 
+/** Of a digit of checked JSON: `0`–`9`, `A`–`F` or `a`–`f`. */
+function hexDigit(byte: number): number {
+  return byte <= 0x39 ? byte - 0x30 : (byte | 0x20) - 0x57;
+}
+
 /** How many bytes the base64 between two quotes stands for; undefined if it is no base64. */
 function decodedLength(data: Buffer, start: number, end: number): number | undefined {
   let digits = 0;
@@ -168,8 +173,8 @@ function decodedLength(data: Buffer, start: number, end: number): number | undef
     if (data[at] === 0x5c) {
       const letter = data[at + 1] as number;
       if (letter === 0x75) {
-        const character = Number.parseInt(data.toString('latin1', at + 2, at + 6), 16);
-        kind = character < 256 ? CLASSES[character] : 0;
+        const isByte = data[at + 2] === 0x30 && data[at + 3] === 0x30;
+        kind = isByte ? CLASSES[16 * hexDigit(data[at + 4] as number) + hexDigit(data[at + 5] as number)] : 0;
         at += 4;
       } else kind = letter === 0x2f ? DIGIT : letter === 0x6e || letter === 0x72 ? BREAK : 0;
       at++;

@@ -47,6 +47,8 @@ test('a device cannot smuggle separators, endless words or code into a kind (S14
   expect(alarm('x'.repeat(500))).toBe(`alarm.${'x'.repeat(64)}`);
   expect(alarm('')).toBe('alarm');
   expect(kind(`${EVENT}${'a/'.repeat(500)}`).length).toBeLessThanOrEqual(128);
+  const cutAfterDot = kind(`${EVENT}${'a'.repeat(64)}/${'b'.repeat(49)}/c`);
+  expect(cutAfterDot).toBe(`notification.${'a'.repeat(64)}.${'b'.repeat(49)}`);
 });
 
 test('high-rate kinds are lossy, all others are stored (11.1, V2)', () => {

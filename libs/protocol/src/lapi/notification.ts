@@ -124,7 +124,7 @@ function kindOf(request: DeviceRequest, fields: NotificationFields): string {
 
 function dotted(family: string, name: string): string {
   const words = name.split('/', 16).filter((part) => part !== '');
-  return [family, ...words.map(word)].join('.').slice(0, KIND_CHARACTERS);
+  return [family, ...words.map(word)].join('.').slice(0, KIND_CHARACTERS).replace(/\.$/, '');
 }
 
 function word(text: string): string {

@@ -1,5 +1,5 @@
 /** Pictures leave an event before it goes to the event store: their base64 is cut out of the data, their bytes go to the image store, and a
- *  reference stays (protocol 11.4). The base64 is never copied, and of the message only what is left is kept.
+ *  reference stays (protocol 11.4). The base64 is gone when it is decoded, and of the message only what is left is kept.
  *  - Order: events of one device go to the event store in the order in which they came, also while one waits for its pictures (V5).
  *  - An event never fails for its pictures: what the image store has not taken within 2 s, refuses, or has no room for here, is dropped and
  *    the reference says so. A picture whose put is given up may be stored all the same; nothing refers to it then.
