@@ -13,12 +13,16 @@ export const UNSTORED_LIMITS = {
   sessionEvents: 256,
   sessionBytes: 32 * 1024 * 1024,
   nodeBytes: 64 * 1024 * 1024,
+  // Below STORE_DEADLINE_MS: what is let in behind it should still be stored in time.
+  waitMs: 4_000,
 } as const;
 /** What an event that waits costs beside its data; bounds the number of small ones. */
 export const EVENT_OVERHEAD_BYTES = 1_024;
 /** Pictures that wait for the image store: of one event so long, ms; of a node so many bytes, a share of what may be un-stored. */
 export const PICTURE_DEADLINE_MS = 2_000;
 export const MAX_PICTURE_BYTES_PER_NODE = 32 * 1024 * 1024;
+/** A store that has taken an event within so long takes events. */
+export const STORE_ALIVE_MS = 1_000;
 /** Protocol V3: no success answer for an event that the store did not take by then, ms. */
 export const STORE_DEADLINE_MS = 5_000;
 /** Protocol H12: one registration, store look-ups included, ms. */

@@ -101,10 +101,18 @@ const COLUMNS: readonly (readonly [string, (numbers: Numbers) => string | number
   ['violations', ({ violations }) => violations],
 ];
 
-/** Columns as wide as what is in them; `by fault`: uncertain, and not because the device was slow or mute. */
+/** `by fault`: uncertain, and not because the device was slow or mute. */
 export function table(rows: readonly Numbers[]): string {
-  const cells = [COLUMNS.map(([name]) => name), ...rows.map((row) => COLUMNS.map(([, cell]) => String(cell(row))))];
-  const widths = COLUMNS.map((_, column) => Math.max(...cells.map((line) => line[column]?.length ?? 0)));
+  return layOut(COLUMNS, rows);
+}
+
+/** Columns as wide as what is in them. */
+export function layOut<T>(
+  columns: readonly (readonly [string, (row: T) => string | number])[],
+  rows: readonly T[],
+): string {
+  const cells = [columns.map(([name]) => name), ...rows.map((row) => columns.map(([, cell]) => String(cell(row))))];
+  const widths = columns.map((_, column) => Math.max(...cells.map((line) => line[column]?.length ?? 0)));
   return cells
     .map((line) =>
       line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  '),

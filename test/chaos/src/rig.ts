@@ -17,6 +17,8 @@ import {
   startRedis,
   startRedisCluster,
   startRedisSentinel,
+  startTcpProxy,
+  type TcpProxy,
 } from '@lapi-broker/fixture';
 
 export type StoreKind = Store['kind'];
@@ -29,6 +31,10 @@ export interface RigOptions {
   readonly store: StoreKind;
   readonly edges: number;
   readonly commands: number;
+  /** Further settings of all processes. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** With a line to the one Redis that can be made slow. */
+  readonly slowable?: boolean;
 }
 
 type Store =
@@ -52,28 +58,33 @@ export class Rig {
   readonly broker: Broker;
   readonly edges: EdgeProcess[] = [];
   readonly commands: CommandProcess[] = [];
+  /** Between the broker and its one Redis, where that was asked for. */
+  readonly line: TcpProxy | undefined;
   readonly #dir: string;
 
-  private constructor(store: Store, broker: Broker, dir: string) {
+  private constructor(store: Store, line: TcpProxy | undefined, broker: Broker, dir: string) {
     this.store = store;
+    this.line = line;
     this.broker = broker;
     this.#dir = dir;
   }
 
-  static async start({ store: kind, edges, commands }: RigOptions): Promise<Rig> {
+  static async start({ store: kind, edges, commands, env: more = {}, slowable = false }: RigOptions): Promise<Rig> {
     const dir = await mkdtemp(path.join(tmpdir(), 'lapi-chaos-'));
     const profiles = path.join(dir, 'profiles.json');
     await writeFile(profiles, JSON.stringify(PROFILES));
     const store = await startStore(kind);
-    const env = { LAPI_PROFILES_FILE: profiles };
+    const line =
+      slowable && store.kind === 'standalone' ? await startTcpProxy({ target: { port: store.redis.port } }) : undefined;
+    const env = { LAPI_PROFILES_FILE: profiles, ...more };
     const broker = await Broker.start({
-      redis: { url: store.redis.url },
+      redis: { url: line === undefined ? store.redis.url : `redis://127.0.0.1:${line.port}/0` },
       edges: 0,
       commands: 0,
       edgeEnv: env,
       commandEnv: env,
     });
-    const rig = new Rig(store, broker, dir);
+    const rig = new Rig(store, line, broker, dir);
     try {
       for (let i = 0; i < edges; i++) await rig.#startEdge(i, await freePort());
       for (let i = 0; i < commands; i++) await rig.#startCommand(i, await freePort());
@@ -128,6 +139,24 @@ export class Rig {
     return secrets;
   }
 
+  /** What a durable subscription still has to do; any service that answers. */
+  async progress(
+    subscription: string,
+  ): Promise<Readonly<Record<'lag' | 'waiting' | 'inFlight' | 'deadLetters', number>>> {
+    for (const service of this.commands.keys()) {
+      const answer = await this.broker.api(`/v1/subscriptions/${subscription}`, { service }).catch(() => undefined);
+      if (answer?.status !== 200) continue;
+      const { lag, waiting, inFlight, deadLetters } = answer.json();
+      return {
+        lag: Number(lag),
+        waiting: Number(waiting),
+        inFlight: Number(inFlight),
+        deadLetters: Number(deadLetters),
+      };
+    }
+    throw new Error(`no service tells how far ${subscription} is`);
+  }
+
   async stop(): Promise<void> {
     try {
       await this.broker.stop();
@@ -143,6 +172,7 @@ export class Rig {
   }
 
   async #stopStore(): Promise<void> {
+    await this.line?.stop();
     await this.store.redis.stop();
     await rm(this.#dir, { recursive: true, force: true });
   }

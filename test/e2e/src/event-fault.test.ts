@@ -6,6 +6,7 @@ import {
   type EventFault,
   type EventRound,
   eventNumbersOf,
+  failOver,
   killCommandOf,
   killEdgeOf,
   runEventFault,
@@ -40,6 +41,14 @@ const deaths: EventFault = {
   },
 };
 
+const failover: EventFault = {
+  ...named('event-redis-failover'),
+  async run(stage) {
+    await stage.untilSent(stage.between(0.2, 0.8));
+    await failOver(stage);
+  },
+};
+
 async function run(fault: EventFault): Promise<EventRound> {
   const rounds: EventRound[] = [];
   const onRound = (round: EventRound): void => void rounds.push(round);
@@ -65,7 +74,7 @@ test.concurrent(
 test.concurrent(
   'a failover of the store forgets no event that a device was told to be stored (I5)',
   async () => {
-    expect(eventNumbersOf('failover', await run(named('event-redis-failover'))).gaps).toBe(0);
+    expect(eventNumbersOf(failover.name, await run(failover)).gaps).toBe(0);
   },
   DEADLINE_MS,
 );

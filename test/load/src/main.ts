@@ -2,6 +2,8 @@
  *  Everything runs on this machine, on loopback, bounded in count and time. */
 
 import { measureCommand } from './measurement/command.ts';
+import { measureEvent } from './measurement/event.ts';
+import { measureOverload } from './measurement/event-overload.ts';
 import { measureIdle } from './measurement/idle.ts';
 import { measureJob } from './measurement/job.ts';
 import { measureLane } from './measurement/lane.ts';
@@ -13,20 +15,30 @@ const HELP = `Usage: npm run load -- <what> [--quick]
   register   CPU of a registration, beside a bare handshake and Socket.IO; 10,000 devices cut off and back
   lane       CPU and latency of a queued command, beside the direct path and BullMQ
   job        a job over thousands of devices: making it, devices per second, how soon a pause holds
+  event      events stored and delivered per second, latency, a further subscriber, events with pictures
   idle       memory, Redis and CPU of devices that do nothing
 
   --quick    fewer and shorter rounds: shows that it works, not how fast it is
   --core     command: ours and the bare loop only
+  --overload event: memory of every process while devices send more than can be stored, for 10 minutes or
+             --minutes=<n>
 
 Results go to test/load/result as JSON. Linux only: CPU and memory are read from /proc.
 `;
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
+const KNOWN = /^--(?:quick|core|help|overload|minutes=\d{1,3}(?:\.\d)?)$/;
+
+function minutesOf(args: readonly string[]): number {
+  const given = args.find((arg) => arg.startsWith('--minutes='));
+  return given === undefined ? 10 : Number(given.slice('--minutes='.length));
+}
+
 async function run(args: readonly string[]): Promise<number> {
   const options = { quick: args.includes('--quick'), core: args.includes('--core'), say };
   const words = args.filter((arg) => !arg.startsWith('--'));
-  const unknown = args.filter((arg) => arg.startsWith('--') && !['--quick', '--core', '--help'].includes(arg));
+  const unknown = args.filter((arg) => arg.startsWith('--') && !KNOWN.test(arg));
   if (args.includes('--help')) {
     say(HELP);
     return 0;
@@ -43,6 +55,10 @@ async function run(args: readonly string[]): Promise<number> {
       return 0;
     case 'job':
       await measureJob(options);
+      return 0;
+    case 'event':
+      if (args.includes('--overload')) await measureOverload({ minutes: minutesOf(args), say });
+      else await measureEvent(options);
       return 0;
     case 'idle':
       await measureIdle(options);

@@ -447,7 +447,9 @@ describe('a group that was away for longer than events are kept', () => {
     for (let i = 0; i < 7; i++) ids.push(await append('cam-1'));
     await redis.command('XTRIM', keyspace.events(0), 'MAXLEN', 0);
     const [gap, ...others] = await group.pull('g', AT_ONCE);
-    expect(gap?.message).toMatchObject({ type: 'gap', gap: { to: ids[6], count: 7 } });
+    // The last one is missing too, so the gap ends behind it.
+    const end = ids[6]?.replace(/\d+$/, (number) => String(Number(number) + 1));
+    expect(gap?.message).toMatchObject({ type: 'gap', gap: { to: end, count: 7 } });
     expect(others).toEqual([]);
     const next = await append('cam-1');
     expect((await drink(group)).map(idOf)).toEqual([next]);

@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { EVENT_OVERHEAD_BYTES, STORE_DEADLINE_MS } from '../limits.ts';
 import { Outbox, type Sender, type StoreResult } from './outbox.ts';
 
-const LIMITS = { sessionEvents: 64, sessionBytes: 1_000_000, nodeBytes: 2_000_000 };
+const LIMITS = { sessionEvents: 64, sessionBytes: 1_000_000, nodeBytes: 2_000_000, waitMs: 4_000 };
 const BODY = Buffer.alloc(40_000, 0x30);
 const EVENT_BYTES = BODY.length + EVENT_OVERHEAD_BYTES;
 const KINDS = ['objectrealtimedata', 'structure', 'alarm.MotionAlarmOn'] as const;

@@ -1,5 +1,5 @@
 /** Stores what devices send and tells when it is stored, so that the device is answered after the store and not before (I5, V2).
- *  Bounds: bytes and events per session, bytes per node (V4), shared out by class (pressure.ts); beyond them an event is refused at once. What
+ *  Bounds: bytes and events per session, bytes per node (V4), and the time in the queue, shared out by class (pressure.ts); beyond them an event is refused at once. What
  *  was given to the store counts until the store has settled it, also when its device has been told "not stored" before: it takes memory.
  *  An event that the store has not taken within 5 s counts as not stored (V3); if it is stored later after all, consumers see a repeat with
  *  the same dedup key (V8).
@@ -7,7 +7,7 @@
 
 import type { EventRecord } from '@lapi-broker/protocol';
 import type { Session } from '../device/session.ts';
-import { EVENT_OVERHEAD_BYTES, STORE_DEADLINE_MS, UNSTORED_LIMITS } from '../limits.ts';
+import { EVENT_OVERHEAD_BYTES, STORE_ALIVE_MS, STORE_DEADLINE_MS, UNSTORED_LIMITS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import type { Picture } from './pictures.ts';
 import { type Budgets, classOfKind, type EventClass, refusedBy } from './pressure.ts';
@@ -41,6 +41,9 @@ export class Outbox {
   private readonly waiting = new Set<Waiting>();
   private heldEvents = 0;
   private heldBytes = 0;
+  /** When the store last took an event, and how long that one had waited. */
+  private storedAtMs = Number.NEGATIVE_INFINITY;
+  private storedAfterMs = 0;
 
   constructor(
     stream: EventWay,
@@ -70,19 +73,21 @@ export class Outbox {
       (sum, picture) => sum + picture.bytes.length,
       event.data.byteLength + event.images.length + EVENT_OVERHEAD_BYTES,
     );
+    const nowMs = this.monotonicMs();
     const eventClass = classOfKind(event.kind);
     const used: Budgets = {
       sessionEvents: sender.unstoredEvents,
       sessionBytes: sender.unstoredBytes,
       nodeBytes: this.heldBytes,
+      waitMs: this.waitMs(nowMs),
     };
     const budget = refusedBy(eventClass, bytes, used, this.limits);
     if (budget !== undefined) {
-      this.metrics.events.inc({ class: eventClass, result: `${budget}_full` });
+      this.metrics.events.inc({ class: eventClass, result: budget === 'wait' ? 'too_slow' : `${budget}_full` });
       done('full');
       return;
     }
-    const entry: Waiting = { sender, eventClass, bytes, dueMs: this.monotonicMs() + STORE_DEADLINE_MS, done };
+    const entry: Waiting = { sender, eventClass, bytes, dueMs: nowMs + STORE_DEADLINE_MS, done };
     this.hold(entry, 1);
     this.waiting.add(entry);
     this.stream.append(event, pictures).then(
@@ -99,7 +104,18 @@ export class Outbox {
     }
   }
 
+  private waitMs(nowMs: number): number {
+    const [first] = this.waiting;
+    if (first === undefined || nowMs - this.storedAtMs > STORE_ALIVE_MS) return 0;
+    // Both, because the first may wait for a shard that is away, and the last stored one may be the end of a queue that is gone.
+    return Math.min(this.storedAfterMs, nowMs - (first.dueMs - STORE_DEADLINE_MS));
+  }
+
   private settled(entry: Waiting, result: 'stored' | 'failed'): void {
+    if (result === 'stored') {
+      this.storedAtMs = this.monotonicMs();
+      this.storedAfterMs = this.storedAtMs - (entry.dueMs - STORE_DEADLINE_MS);
+    }
     this.hold(entry, -1);
     this.tell(entry, result, result);
   }

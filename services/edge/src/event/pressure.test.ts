@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { type Budgets, classOfKind, type EventClass, refusedBy } from './pressure.ts';
 
-const LIMITS: Budgets = { sessionEvents: 16, sessionBytes: 1_600, nodeBytes: 3_200 };
-const EMPTY: Budgets = { sessionEvents: 0, sessionBytes: 0, nodeBytes: 0 };
+const LIMITS: Budgets = { sessionEvents: 16, sessionBytes: 1_600, nodeBytes: 3_200, waitMs: 320 };
+const EMPTY: Budgets = { sessionEvents: 0, sessionBytes: 0, nodeBytes: 0, waitMs: 0 };
 
 test('kinds fall into three classes', () => {
   expect(['alarm', 'alarm.MotionAlarmOn'].map(classOfKind)).toEqual(['alarm', 'alarm']);
@@ -14,6 +14,8 @@ describe.each([
   ['events of the session', 'session', 16, (n: number): Budgets => ({ ...EMPTY, sessionEvents: n }), 0],
   ['bytes of the session', 'session', 16, (n: number): Budgets => ({ ...EMPTY, sessionBytes: 100 * n }), 100],
   ['bytes of the node', 'node', 32, (n: number): Budgets => ({ ...EMPTY, nodeBytes: 100 * n }), 100],
+  // The first 10 ms fit as well: it is the time so far, not that which this event adds.
+  ['ms in the queue', 'wait', 32, (n: number): Budgets => ({ ...EMPTY, waitMs: 10 * (n + 1) }), 0],
 ] as const)('while %s fill up', (_name, refusal, whole, used, bytes) => {
   const taken = (eventClass: EventClass): number => {
     for (let n = 0; ; n++) {

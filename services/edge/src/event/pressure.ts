@@ -1,7 +1,9 @@
 /** Answers "may this event wait for the store, or is there too much waiting already?" (protocol V4)
  *  What fills up first refuses the least: lossy kinds stop at half of a budget, ordinary ones at seven eighths, alarms use all of it. So
  *  while the store is slow or away, what is soon outdated gives way to what somebody must hear of. Both budgets count: that of the session,
- *  so that one device cannot take the node's, and that of the node. Pure. */
+ *  so that one device cannot take the node's, and that of the node.
+ *  Time is a budget as well: where the store takes events, but slower than they come, a longer queue would only mean that each of them is
+ *  stored too late for its answer, though it is stored. Pure. */
 
 import { isLossyKind } from '@lapi-broker/protocol';
 
@@ -11,6 +13,8 @@ export interface Budgets {
   readonly sessionEvents: number;
   readonly sessionBytes: number;
   readonly nodeBytes: number;
+  /** How long events wait for a store that takes them; 0 when it has taken none lately, because then it may take all at once. */
+  readonly waitMs: number;
 }
 
 /** Share of each budget that a class may fill. */
@@ -27,9 +31,10 @@ export function refusedBy(
   bytes: number,
   used: Budgets,
   limits: Budgets,
-): 'session' | 'node' | undefined {
+): 'session' | 'node' | 'wait' | undefined {
   const share = SHARES[eventClass];
   if (used.sessionEvents + 1 > share * limits.sessionEvents) return 'session';
   if (used.sessionBytes + bytes > share * limits.sessionBytes) return 'session';
-  return used.nodeBytes + bytes > share * limits.nodeBytes ? 'node' : undefined;
+  if (used.nodeBytes + bytes > share * limits.nodeBytes) return 'node';
+  return used.waitMs > share * limits.waitMs ? 'wait' : undefined;
 }

@@ -16,10 +16,13 @@ const MOVE_INTERVAL_MS = 250;
 /** Below the number of take-overs per minute that count as flapping (protocol D8). */
 const MOVES_PER_DEVICE = 3;
 const PUBSUB_KILLS = 10;
-const FAILOVER_MS = 20_000;
+export const FAILOVER_MS = 20_000;
 
 /** Signals a process, and lets it go on whatever happens. */
-async function stopped(target: { signal(signal: NodeJS.Signals): void }, work: () => Promise<void>): Promise<void> {
+export async function stopped(
+  target: { signal(signal: NodeJS.Signals): void },
+  work: () => Promise<void>,
+): Promise<void> {
   target.signal('SIGSTOP');
   try {
     await work();
@@ -45,17 +48,17 @@ export async function killCommand(stage: Stage, index: number, awayMs: number): 
   });
 }
 
-function standalone({ rig: { store } }: Stage): RedisServer {
+export function standalone({ rig: { store } }: Pick<Stage, 'rig'>): RedisServer {
   if (store.kind !== 'standalone') throw new TypeError('this fault wants one Redis');
   return store.redis;
 }
 
-function sentinel({ rig: { store } }: Stage): RedisSentinels {
+export function sentinel({ rig: { store } }: Pick<Stage, 'rig'>): RedisSentinels {
   if (store.kind !== 'sentinel') throw new TypeError('this fault wants sentinels');
   return store.redis;
 }
 
-function cluster({ rig: { store } }: Stage): RedisCluster {
+export function cluster({ rig: { store } }: Pick<Stage, 'rig'>): RedisCluster {
   if (store.kind !== 'cluster') throw new TypeError('this fault wants a cluster');
   return store.redis;
 }
@@ -69,7 +72,7 @@ async function untilFailedOver(redis: RedisSentinels): Promise<void> {
 }
 
 /** A master that has all its replicas again: from then on writes can be confirmed. */
-async function untilWhole(redis: RedisSentinels): Promise<void> {
+export async function untilWhole(redis: RedisSentinels): Promise<void> {
   await waitFor(
     async () => {
       const facts = String(await redisCommand(await redis.masterPort(), 'INFO', 'replication'));

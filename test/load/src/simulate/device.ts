@@ -13,6 +13,7 @@ import {
   signedRequest,
   socketIoAnswer,
 } from './dialect.ts';
+import { verdictOf } from './notification.ts';
 import { FrameReader } from './raw-frame.ts';
 
 export type Entry =
@@ -31,6 +32,8 @@ export interface DeviceOptions {
   readonly onKeepaliveAnswered: () => void;
   /** A call has come, and is answered. */
   readonly onCalled: () => void;
+  /** A notification was answered. */
+  readonly onNotified: (device: Device, verdict: 'accepted' | 'refused') => void;
 }
 
 const READ_BYTES = 256 * 1024;
@@ -88,6 +91,16 @@ export class Device {
     this.socket?.write(KEEPALIVE);
   }
 
+  /** False while it is not in. */
+  notify([head, tail]: readonly [Buffer, Buffer]): boolean {
+    if (this.socket === undefined || !this.isIn) return false;
+    this.socket.cork();
+    this.socket.write(head);
+    this.socket.write(tail);
+    this.socket.uncork();
+    return true;
+  }
+
   /** Ends the connection with a reset: nothing of it lingers on either side. */
   cut(): void {
     const socket = this.socket;
@@ -138,7 +151,7 @@ export class Device {
   }
 
   private receive(message: Buffer): void {
-    const { dialect, template, onKeepaliveAnswered, onCalled } = this.options;
+    const { dialect, template, onKeepaliveAnswered, onCalled, onNotified } = this.options;
     if (dialect === 'socketio') {
       const answer = socketIoAnswer(message, this.identity.code, template);
       if (answer === 'joined') this.settled({ status: 'in' });
@@ -147,7 +160,9 @@ export class Device {
     }
     const answer = lapiAnswer(message, this.identity.code, template);
     if (answer === undefined) {
-      if (message.indexOf('Keepalive') >= 0) onKeepaliveAnswered();
+      const verdict = verdictOf(message);
+      if (verdict !== undefined) onNotified(this, verdict);
+      else if (message.indexOf('Keepalive') >= 0) onKeepaliveAnswered();
       return;
     }
     onCalled();

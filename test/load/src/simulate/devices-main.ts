@@ -4,6 +4,7 @@ import { percentile } from '../measure/spread.ts';
 import { answerAs } from '../worker/verbs.ts';
 import { Device, type DeviceOptions } from './device.ts';
 import { AnswerTemplate, type DeviceIdentity, type Dialect } from './dialect.ts';
+import { type NotificationShape, NotificationTemplate } from './notification.ts';
 
 export interface EntryPlan {
   /** Names this group of devices in later questions. */
@@ -33,6 +34,29 @@ export interface EntryTally {
   readonly p99Ms: number;
 }
 
+export interface NotifyPlan {
+  readonly group: string;
+  readonly shape: NotificationShape;
+  /** Notifications of one device that are not answered yet; a device sends no more. */
+  readonly window: number;
+  readonly durationMs: number;
+  /** Of all devices together; undefined: as fast as answers come. */
+  readonly perSecond?: number;
+  /** Without a pace: notifications of all devices together that are not answered yet; undefined: as many as their windows hold. */
+  readonly atOnce?: number;
+}
+
+export interface NotifyTally {
+  readonly sent: number;
+  readonly accepted: number;
+  readonly refused: number;
+  /** Due, and not sent because no device had room in its window. */
+  readonly notSent: number;
+  readonly elapsedMs: number;
+}
+
+/** How long the last answers may take. */
+const LAST_ANSWERS_MS = 10_000;
 const FIRST_PAUSE_MS = 1_000;
 const LAST_PAUSE_MS = 30_000;
 const TICK_MS = 100;
@@ -45,6 +69,7 @@ interface Group {
   keepalivesAnswered: number;
   keepalivesSent: number;
   timer: NodeJS.Timeout | undefined;
+  onNotified: (device: Device, verdict: 'accepted' | 'refused') => void;
 }
 
 const groups = new Map<string, Group>();
@@ -56,7 +81,16 @@ function groupOf(name: string): Group {
 }
 
 function newGroup(plan: EntryPlan): Group {
-  const group = { plan, devices: [], lost: 0, called: 0, keepalivesAnswered: 0, keepalivesSent: 0, timer: undefined };
+  const group: Group = {
+    plan,
+    devices: [],
+    lost: 0,
+    called: 0,
+    keepalivesAnswered: 0,
+    keepalivesSent: 0,
+    timer: undefined,
+    onNotified: () => undefined,
+  };
   groups.set(plan.group, group);
   return group;
 }
@@ -134,6 +168,7 @@ async function enter(plan: EntryPlan): Promise<EntryTally> {
       onCalled: () => {
         group.called++;
       },
+      onNotified: (device, verdict) => group.onNotified(device, verdict),
     };
     return new Device(identity, options);
   });
@@ -182,6 +217,51 @@ function keepaliveEvery({ group: name, intervalMs }: { readonly group: string; r
   }, TICK_MS);
 }
 
+/** Devices send notifications, in turn. Resolves when all are answered, or the last answers are overdue. */
+async function notify(plan: NotifyPlan): Promise<NotifyTally> {
+  const { group: name, shape, window, durationMs, perSecond } = plan;
+  const group = groupOf(name);
+  const template = new NotificationTemplate(shape);
+  const open = new Map<Device, number>(group.devices.map((device) => [device, 0]));
+  let [sent, accepted, refused, notSent] = [0, 0, 0, 0];
+  const startedMs = performance.now();
+  const endMs = startedMs + durationMs;
+  const send = (device: Device): boolean => {
+    const waiting = open.get(device) ?? 0;
+    if (waiting >= window || !device.notify(template.frame(sent + 1))) return false;
+    open.set(device, waiting + 1);
+    sent++;
+    return true;
+  };
+  group.onNotified = (device, verdict) => {
+    open.set(device, (open.get(device) ?? 1) - 1);
+    if (verdict === 'accepted') accepted++;
+    else refused++;
+    if (perSecond === undefined && performance.now() < endMs) sendNext();
+  };
+  let turn = 0;
+  const sendNext = (): void => {
+    for (let i = 0; i < group.devices.length; i++) {
+      if (send(group.devices[turn++ % group.devices.length] as Device)) return;
+    }
+  };
+  if (perSecond === undefined) {
+    const { atOnce = group.devices.length * window } = plan;
+    for (let i = 0; i < atOnce; i++) sendNext();
+    await pause(durationMs);
+  } else {
+    const total = Math.round((durationMs / 1_000) * perSecond);
+    for (let made = 0; made < total; ) {
+      const due = Math.min(total, ((performance.now() - startedMs) / 1_000) * perSecond);
+      for (; made < due; made++) if (!send(group.devices[made % group.devices.length] as Device)) notSent++;
+      await pause(1);
+    }
+  }
+  while (accepted + refused < sent && performance.now() < endMs + LAST_ANSWERS_MS) await pause(1);
+  group.onNotified = () => undefined;
+  return { sent, accepted, refused, notSent, elapsedMs: performance.now() - startedMs };
+}
+
 interface Counts {
   readonly in: number;
   readonly lost: number;
@@ -196,7 +276,7 @@ function counts(name: string): Counts {
   return { in: devices.filter((device) => device.isIn).length, lost, called, keepalivesSent, keepalivesAnswered };
 }
 
-const verbs = { enter, cut, comeBack, forget, keepaliveOnce, keepaliveEvery, counts };
+const verbs = { enter, cut, comeBack, forget, keepaliveOnce, keepaliveEvery, notify, counts };
 export type DevicesVerbs = typeof verbs;
 
 answerAs(verbs);

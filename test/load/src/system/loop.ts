@@ -3,6 +3,8 @@
 import { type RedisServer, startRedis } from '@lapi-broker/fixture';
 import type { LoopCommandVerbs } from '../baseline/bare-command-main.ts';
 import type { LoopEdgeVerbs } from '../baseline/bare-edge-main.ts';
+import type { BareEventCommandVerbs } from '../baseline/bare-event-command-main.ts';
+import type { BareEventEdgeVerbs } from '../baseline/bare-event-edge-main.ts';
 import type { SocketIoCommandVerbs } from '../baseline/socketio-command-main.ts';
 import type { SocketIoEdgeVerbs } from '../baseline/socketio-edge-main.ts';
 import type { Metered } from '../measure/process-usage.ts';
@@ -47,6 +49,18 @@ export async function startSocketIo(edges: number): Promise<LoopSystem> {
   const command = new Worker<SocketIoCommandVerbs>('baseline/socketio-command-main');
   const apiPort = await command.ask('start', { redisPort: redis.port });
   return loopOf(redis, edgeWorkers, edgePorts, command, apiPort, addEdge);
+}
+
+/** Events from one edge to who listens at one command process. */
+export async function startEventLoop(): Promise<LoopSystem> {
+  const redis = await startRedis();
+  const edge = new Worker<BareEventEdgeVerbs>('baseline/bare-event-edge-main');
+  const command = new Worker<BareEventCommandVerbs>('baseline/bare-event-command-main');
+  const edgePort = await edge.ask('start', redis.port);
+  const apiPort = await command.ask('start', redis.port);
+  return loopOf(redis, [edge], [edgePort], command, apiPort, () =>
+    Promise.reject(new RangeError('this loop has one edge')),
+  );
 }
 
 interface Stoppable {

@@ -176,6 +176,7 @@ export class LapiSystem implements Metered {
       env: {
         REDIS_URL: this.redis.url,
         LAPI_SECRET_KEY: this.secretKey,
+        LAPI_IMAGE_STORE: `file:${path.join(this.dir, 'images')}`,
         LAPI_PROBE_PORT: String(probePort),
         LAPI_PROFILES_FILE: this.profilesFile,
         LAPI_DRAIN_SECONDS: '1',
