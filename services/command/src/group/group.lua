@@ -22,6 +22,8 @@ local HELD_BYTES = 16777216
 local DEAD_LETTERS = 1000
 -- Overdue members that one call moves.
 local MOVED_LIMIT = 500
+-- Members that one call finds lost behind others.
+local LOST_LIMIT = 1000
 
 local time = redis.call('TIME')
 local nowMs = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -154,12 +156,34 @@ local function hold(member)
 end
 
 local lostFirst, lostLast, lost
--- Its event is gone before it could be handed out: consumers hear of that by a gap.
-local function lose(member, item)
-  forget(member, item)
+local function countLost(member)
   if not lost or numberOf(member) < numberOf(lostFirst) then lostFirst = member end
   if not lost or numberOf(member) > numberOf(lostLast) then lostLast = member end
   lost = (lost or 0) + 1
+end
+
+-- Of the oldest entry that the stream has; asked for once, and only when something is lost.
+local oldestNumber
+local function isTrimmed(member)
+  if not oldestNumber then
+    local oldest = redis.call('XRANGE', eventsKey, '-', '+', 'COUNT', 1)[1]
+    oldestNumber = oldest and numberOf(oldest[1]) or math.huge
+  end
+  return numberOf(member) < oldestNumber and redis.call('HEXISTS', bodyKey, member) == 0
+end
+
+-- Its event is gone before it could be handed out: consumers hear of that by a gap. What is gone of the same device behind it goes along, to be
+-- told by the same gap.
+local function lose(member, item)
+  forget(member, item)
+  countLost(member)
+  if not ordered then return end
+  local head = redis.call('HGET', headsKey, item.code)
+  while head and lost < LOST_LIMIT and isTrimmed(head) do
+    forget(head, { code = item.code })
+    countLost(head)
+    head = redis.call('HGET', headsKey, item.code)
+  end
 end
 
 local function addGap(from, to, count)

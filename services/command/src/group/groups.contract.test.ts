@@ -439,6 +439,32 @@ describe('a group that was away for longer than events are kept', () => {
     expect(again.attempt).toBe(2);
   });
 
+  it('hears of all that it had waiting for one device by one gap', async () => {
+    const { append, groups, keyspace } = rig(1);
+    const group = groups();
+    await group.create(SPEC, 'platform', { from: 'now' });
+    for (let i = 0; i < 30; i++) await append(`cam-${i % 2}`);
+    // Matched and waiting behind what is out.
+    const out = await group.pull('g', AT_ONCE);
+    expect(out).toHaveLength(2);
+    await redis.command('XTRIM', keyspace.events(0), 'MAXLEN', 10);
+    await group.settle('g', ackIds(out), { type: 'ack' });
+    const counts: (number | null)[] = [];
+    const ids: string[] = [];
+    for (;;) {
+      const got = await group.pull('g', AT_ONCE);
+      const { waiting, inFlight } = await group.progress('g');
+      if (got.length === 0 && waiting + inFlight === 0) break;
+      for (const each of got) {
+        if (each.message.type === 'gap') counts.push(each.message.gap.count);
+        else ids.push(idOf(each));
+      }
+      await group.settle('g', ackIds(got), { type: 'ack' });
+    }
+    expect(counts).toEqual([18]);
+    expect(ids).toHaveLength(10);
+  });
+
   it('gets a gap also when nothing is left', async () => {
     const { append, groups, keyspace } = rig(1);
     const group = groups();
