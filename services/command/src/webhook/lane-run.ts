@@ -143,7 +143,7 @@ async function send(
   } as const;
   parts.onAttempt(line);
   const verdict: Report['verdict'] = delivered ? 'delivered' : result === 410 ? 'gone' : 'failed';
-  const reported = await parts.store.report(webhook.id, { line, verdict, askedMs });
+  const reported = await parts.store.report(webhook.id, { line, verdict, askedMs, url: webhook.url });
   if (reported.status === 'switched off') parts.onSwitchedOff(webhook, reported.reason);
   if (reported.status === 'opened') return { status: 'rest', restMs: reported.restMs };
   return { status: reported.status === 'noted' ? 'again' : 'idle' };

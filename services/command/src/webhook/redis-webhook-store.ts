@@ -167,7 +167,7 @@ export class RedisWebhookStore implements WebhookStore {
     return lanes;
   }
 
-  async report(id: string, { line, verdict, askedMs }: Report): Promise<Reported> {
+  async report(id: string, { line, verdict, askedMs, url }: Report): Promise<Reported> {
     const { failures, openMs, failingMs, random } = this.#options;
     const { webhook, webhookLog, dueWebhooks, webhookHolders } = this.#keyspace;
     const attempt: LastAttempt = { atMs: line.atMs, result: line.result, ms: line.ms };
@@ -184,6 +184,7 @@ export class RedisWebhookStore implements WebhookStore {
       openMs.longest,
       0.75 + random() / 2,
       failingMs,
+      url,
     ])) as string[];
     if (status === 'OPENED') return { status: 'opened', restMs: Number(about) };
     if (status === 'OFF') return { status: 'switched off', reason: about === 'gone' ? 'gone' : 'failing' };

@@ -4,8 +4,8 @@
 -- KEYS  1 webhook  hash {webhooks}   2 log  list {webhooks}   3 due  zset {webhooks}   4 holders  hash {webhooks}
 -- ARGV  1 id   2 line of the log, JSON   3 lines kept   4 attempt, JSON   5 'ok', 'failed', 'gone' or 'test' (is only logged)
 --       6 rest that the receiver asked for, ms   7 failures that open the breaker   8 first rest, ms   9 longest rest, ms
---       10 share of a rest, by chance   11 failing for so long switches off, ms
--- Returns {'NOTED'} | {'OPENED', rest, ms} | {'OFF', 'gone' or 'failing'} switched off by this attempt | {'STOP'} it was off, or is no more
+--       10 share of a rest, by chance   11 failing for so long switches off, ms   12 URL that the request went to
+-- Returns {'NOTED'} | {'OPENED', rest, ms} | {'OFF', 'gone' or 'failing'} switched off by this attempt | {'STOP'} it was off, leads elsewhere, or is no more
 local webhookKey, logKey, dueKey, holdersKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, line, kept, attempt, result = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local askedMs, threshold, firstMs, longestMs, share, failingMs =
@@ -16,6 +16,8 @@ if not webhook[1] then return { 'STOP' } end
 redis.call('LPUSH', logKey, line)
 redis.call('LTRIM', logKey, 0, kept - 1)
 if result == 'test' then return { 'NOTED' } end
+-- It was changed while the request was on its way: that receiver has no say any more.
+if cjson.decode(webhook[1]).url ~= ARGV[12] then return { 'STOP' } end
 redis.call('HSET', webhookKey, 'last', attempt)
 if result == 'ok' then
   redis.call('HSET', webhookKey, 'okAt', integer(nowMs))

@@ -177,7 +177,7 @@ test('a receiver that does not answer, drips its answer, or drips its headers, i
   const drip = (head: string, piece: string) =>
     rawReceiver((socket) => {
       socket.write(head);
-      const timer = setInterval(() => socket.write(piece), 20);
+      const timer = setInterval(() => socket.write(piece), 50);
       socket.on('close', () => clearInterval(timer));
     });
   const silent = await rawReceiver(() => undefined);
@@ -225,6 +225,51 @@ test('an answer that breaks off is no answer, and what is not HTTP is none eithe
   expect(await outcome(closed)).toEqual({ status: 'failed', error: 'closed' });
   expect(await outcome(other)).toEqual({ status: 'failed', error: 'invalid' });
   expect(await outcome(endless)).toEqual({ status: 'failed', error: 'invalid' });
+});
+
+test('interim answers without end are no answer, long before the deadline', async () => {
+  const port = await rawReceiver((socket) => {
+    const more = (): void => {
+      if (socket.destroyed) return;
+      socket.write('HTTP/1.1 103 Early Hints\r\n\r\n'.repeat(100));
+      setImmediate(more);
+    };
+    socket.once('data', more);
+  });
+  expect(await once({ url: `http://${NAME}:${port}/`, port, timeoutMs: 5_000 })).toEqual({
+    status: 'failed',
+    error: 'invalid',
+  });
+  const few = await receiver((request, response) => {
+    response.writeEarlyHints({ link: '</a>; rel=preload' });
+    ok(request, response);
+  });
+  expect(await once({ url: `http://${NAME}:${few.port}/`, port: few.port })).toMatchObject({ code: 204 });
+});
+
+test('a name whose resolver is silent is looked up once, however many ask, and does not hold up others', async () => {
+  const { port, seen } = await receiver(ok);
+  const slow = Promise.withResolvers<readonly string[]>();
+  let looks = 0;
+  const poster = client({
+    port,
+    resolve: async (host) => {
+      if (host !== 'slow.invalid') return [PUBLIC];
+      looks += 1;
+      return await slow.promise;
+    },
+  });
+  const url = `http://slow.invalid:${port}/`;
+  const given = await Promise.all(Array.from({ length: 20 }, () => send(poster, url, 50)));
+  expect(given).toEqual(Array(20).fill({ status: 'failed', error: 'timeout' }));
+  expect(await send(poster, url, 50)).toEqual({ status: 'failed', error: 'timeout' });
+  expect(looks).toBe(1);
+  expect(await send(poster, `http://${NAME}:${port}/`)).toMatchObject({ code: 204 });
+  // Each that waited has the addresses checked by itself.
+  const waiting = [send(poster, url), send(poster, url)];
+  slow.resolve([PUBLIC, PRIVATE]);
+  expect(await Promise.all(waiting)).toEqual(Array(2).fill({ status: 'failed', error: 'refused' }));
+  expect({ looks, requests: seen.requests }).toEqual({ looks: 1, requests: 1 });
 });
 
 test('a name without an address, and a resolver that does not answer, are failures', async () => {

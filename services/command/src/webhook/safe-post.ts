@@ -3,7 +3,8 @@
  *  looked up again behind the check. A connection is used again only for the same address and name, and for some seconds. One address that is
  *  refused refuses all. No redirect is followed, no proxy used, certificates are verified, and nothing of the answer but its status and
  *  `Retry-After` leaves from here.
- *  Bounds: one deadline from the look-up to the end of the answer; 64 KiB of the answer, then the connection is cut. An answer that breaks off is
+ *  Bounds: one deadline from the look-up to the end of the answer; 64 KiB of the answer, then the connection is cut; some interim answers; one
+ *  look-up of a name at a time, because few fit into this process and one that hangs cannot be stopped. An answer that breaks off is
  *  a failure, because nobody knows whether the receiver kept what it got.
  *  Never rejects. Not decided here: what counts as delivered, and whether to try again. */
 
@@ -47,6 +48,10 @@ export interface SafePostParts {
 const ANSWER_BYTES = 64 * 1024;
 /** Addresses of one name that are tried, one after the other, until one takes the connection. */
 const TRIED_ADDRESSES = 4;
+/** Interim answers (1xx) before the answer. */
+const INTERIM_ANSWERS = 16;
+/** Look-ups under way: more than requests at a time, so only what hangs can use them up. */
+const LOOK_UPS = 1_024;
 const REUSE = { keepAlive: true, timeout: 4_000, maxFreeSockets: 64 } as const;
 
 const resolveHere: Resolve = async (host) => {
@@ -59,6 +64,7 @@ type Try = Posted | 'unreached' | 'went stale';
 export class SafePost {
   readonly #parts: SafePostParts;
   readonly #resolve: Resolve;
+  readonly #lookUps = new Map<string, Promise<readonly string[]>>();
   readonly #plain = new HttpAgent(REUSE);
   readonly #secure = new HttpsAgent(REUSE);
 
@@ -113,13 +119,23 @@ export class SafePost {
     const giveUp = (): void => given.resolve([]);
     signal.addEventListener('abort', giveUp);
     // A look-up cannot be stopped; one that takes too long is not waited for.
-    this.#resolve(host).then(given.resolve, giveUp);
+    this.#lookUp(host).then(given.resolve, giveUp);
     if (signal.aborted) giveUp();
     try {
       return await given.promise;
     } finally {
       signal.removeEventListener('abort', giveUp);
     }
+  }
+
+  /** What comes of one look-up is for all that wait for it; each checks it by itself. */
+  async #lookUp(host: string): Promise<readonly string[]> {
+    const underWay = this.#lookUps.get(host);
+    if (underWay !== undefined) return underWay;
+    if (this.#lookUps.size >= LOOK_UPS) return [];
+    const lookUp = this.#resolve(host).finally(() => this.#lookUps.delete(host));
+    this.#lookUps.set(host, lookUp);
+    return lookUp;
   }
 
   #try(address: string, target: Target, post: Post, signal: AbortSignal, reuse: boolean): Promise<Try> {
@@ -151,6 +167,13 @@ export class SafePost {
       socket.once('secureConnect', () => {
         phase = 'exchange';
       });
+    });
+    let interim = 0;
+    request.on('information', () => {
+      interim += 1;
+      if (interim <= INTERIM_ANSWERS) return;
+      resolve(failed('invalid'));
+      request.destroy();
     });
     request.on('response', (response) => read(response, () => this.#parts.nowMs(), resolve));
     request.on('error', (error: NodeJS.ErrnoException) => {

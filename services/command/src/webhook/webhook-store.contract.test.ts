@@ -31,8 +31,8 @@ const SPEC: WebhookSpec = {
   maxAttempts: 20,
 };
 const LINE: LogLine = { atMs: 1, type: 'events', message: 'm', ids: [], count: 1, attempt: 1, result: 500, ms: 1 };
-const FAILED: Report = { line: LINE, verdict: 'failed', askedMs: 0 };
-const DELIVERED: Report = { line: { ...LINE, result: 204 }, verdict: 'delivered', askedMs: 0 };
+const FAILED: Report = { line: LINE, verdict: 'failed', askedMs: 0, url: SPEC.url };
+const DELIVERED: Report = { line: { ...LINE, result: 204 }, verdict: 'delivered', askedMs: 0, url: SPEC.url };
 
 let redis: RedisServer;
 let connection: RedisConnection;
@@ -181,9 +181,18 @@ test('one report switches a webhook off, and those after it are told to stop', a
   expect(await store.switch(ID, 'asked')).toBe('same');
 });
 
+test('what the receiver at the URL before says counts for nothing once the URL is another', async () => {
+  await on();
+  await store.change(ID, { url: 'https://new.example.com/' });
+  expect(await store.report(ID, { ...FAILED, verdict: 'gone' })).toEqual({ status: 'stop' });
+  expect(await store.read(ID)).toMatchObject({ off: undefined, failures: 0, last: undefined });
+  expect(await store.log(ID)).toHaveLength(1);
+  expect(await status(FIRST)).toBe('taken');
+});
+
 test('a test is logged and counts for nothing; of the log the newest lines are kept', async () => {
   await on();
-  for (let i = 0; i < 5; i++) await store.report(ID, { line: LINE, verdict: undefined, askedMs: 0 });
+  for (let i = 0; i < 5; i++) await store.report(ID, { line: LINE, verdict: undefined, askedMs: 0, url: SPEC.url });
   expect(await store.read(ID)).toMatchObject({ failures: 0, last: undefined });
   for (let i = 1; i <= 110; i++) await store.report(ID, { ...DELIVERED, line: { ...LINE, result: 204, atMs: i } });
   const log = await store.log(ID);

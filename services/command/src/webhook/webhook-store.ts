@@ -24,6 +24,8 @@ export interface Report {
   readonly verdict: Verdict | undefined;
   /** Rest that the receiver asked for. */
   readonly askedMs: number;
+  /** Where the request went. What is said there counts for nothing once the webhook leads elsewhere. */
+  readonly url: string;
 }
 
 export type Reported =
@@ -32,7 +34,7 @@ export type Reported =
   | { readonly status: 'opened'; readonly restMs: number }
   /** By this attempt. */
   | { readonly status: 'switched off'; readonly reason: 'gone' | 'failing' }
-  /** It was off, or is no more. */
+  /** It was off, leads elsewhere, or is no more. */
   | { readonly status: 'stop' };
 
 export interface WebhookStore {

@@ -59,6 +59,8 @@ export interface Tested {
 const ACK_MARGIN_MS = 5_000;
 /** Tests at once in one process: each holds a request of a caller. */
 const TESTS = 16;
+/** Changes of one webhook that may cross each other. */
+const CHANGE_TRIES = 5;
 
 export class Webhooks {
   readonly #parts: WebhooksParts;
@@ -84,7 +86,8 @@ export class Webhooks {
       await store.remove(id);
       return { status: 'full' };
     }
-    await store.switch(id, undefined);
+    // Deleted meanwhile, before there was a group to delete.
+    if ((await store.switch(id, undefined)) === 'gone') await groups.remove(groupOf(id));
     await this.#confirmed();
     const webhook = await store.read(id);
     if (webhook === undefined)
@@ -113,21 +116,20 @@ export class Webhooks {
   }
 
   async change(id: string, change: Partial<Omit<WebhookSpec, 'ordered'>>): Promise<Webhook | undefined> {
-    const { store, groups, restart } = this.#parts;
-    const spec = await store.change(id, change);
-    if (spec === undefined) return undefined;
-    const { name, ordered: _, ...settings } = groupSpecOf(id, spec);
-    await groups.change(name, settings);
+    const { store, restart } = this.#parts;
+    if ((await store.change(id, change)) === undefined) return undefined;
+    await this.#bringGroup(id);
     await this.#confirmed();
     await restart(id);
     return await this.read(id);
   }
 
-  /** `unmade`: its making broke off. */
+  /** `unmade`: its making, or its deletion, broke off. */
   async enable(id: string): Promise<Webhook | 'unmade' | undefined> {
     const { store, restart, onSwitched } = this.#parts;
     const webhook = await store.read(id);
     if (webhook?.off?.reason === 'new') return 'unmade';
+    if (webhook?.off !== undefined && (await this.progress(id)) === undefined) return 'unmade';
     const switched = await store.switch(id, undefined);
     await this.#confirmed();
     if (webhook !== undefined && switched === 'switched') onSwitched(webhook, undefined);
@@ -179,7 +181,7 @@ export class Webhooks {
       const durationMs = Math.round(monotonicMs() - startMs);
       const result = posted.status === 'answered' ? posted.code : posted.error;
       const about = { atMs, message: message.id, ids: [], count: 0, attempt: 1, result, ms: durationMs } as const;
-      await store.report(id, { line: { type: 'test', ...about }, verdict: undefined, askedMs: 0 });
+      await store.report(id, { line: { type: 'test', ...about }, verdict: undefined, askedMs: 0, url: webhook.url });
       return posted.status === 'answered'
         ? { status: posted.code, error: undefined, durationMs }
         : { status: undefined, error: posted.error, durationMs };
@@ -190,8 +192,9 @@ export class Webhooks {
 
   /** Idempotent from the first of its steps on. */
   async remove(id: string): Promise<boolean> {
-    const { store, groups } = this.#parts;
+    const { store, groups, restart } = this.#parts;
     if ((await store.switch(id, 'asked')) === 'gone') return false;
+    await restart(id);
     await groups.remove(groupOf(id));
     await store.remove(id);
     await this.#confirmed();
@@ -215,6 +218,22 @@ export class Webhooks {
 
   discard(id: string, ids: readonly string[] | undefined): Promise<number> {
     return this.#parts.groups.discard(groupOf(id), ids);
+  }
+
+  /** The group as the record says. Another change may come between reading and writing, so whoever has written looks again. */
+  async #bringGroup(id: string): Promise<void> {
+    const { store, groups } = this.#parts;
+    let written = '';
+    for (let tries = 0; tries < CHANGE_TRIES; tries++) {
+      const webhook = await store.read(id);
+      if (webhook === undefined) return;
+      const { name, ordered: _, ...settings } = groupSpecOf(id, webhook);
+      const wanted = JSON.stringify(settings);
+      if (wanted === written) return;
+      await groups.change(name, settings);
+      written = wanted;
+    }
+    throw new BrokerError('broker_unavailable', 'the webhook is being changed by others all the time');
   }
 
   async #confirmed(): Promise<void> {

@@ -236,7 +236,7 @@ export const enableWebhook = operation({
   async handle({ params: { id } }, broker) {
     const enabled = await broker.webhooks.all.enable(id);
     if (enabled === 'unmade')
-      return problem('conflict', `the making of webhook ${id} broke off; delete it, and make it again`);
+      return problem('conflict', `the making or the deletion of webhook ${id} broke off; delete it`);
     return webhookAnswer(id, enabled);
   },
 });
