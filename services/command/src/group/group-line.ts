@@ -8,7 +8,7 @@ import type { Delivery, PullOptions } from './group.ts';
 import type { HandedOut } from './hand-out.ts';
 
 export interface GroupLineParts {
-  readonly handOut: (max: number) => Promise<HandedOut>;
+  readonly handOut: (max: number, maxBytes: number | undefined) => Promise<HandedOut>;
   /** Gives back what nobody takes any more. Never rejects. */
   readonly release: (deliveries: readonly Delivery[]) => Promise<void>;
   /** Calls back when an event may be there for the group, until it is told to stop; undefined when nobody would. Never rejects. */
@@ -18,6 +18,7 @@ export interface GroupLineParts {
 
 interface Waiting {
   readonly max: number;
+  readonly maxBytes: number | undefined;
   readonly dueMs: number;
   readonly resolve: (deliveries: readonly Delivery[]) => void;
   readonly reject: (error: unknown) => void;
@@ -56,7 +57,7 @@ export class GroupLine {
     return this.#waiting.length >= MAX_WAITING;
   }
 
-  pull({ max, waitMs, signal }: PullOptions): Promise<readonly Delivery[]> {
+  pull({ max, waitMs, signal, maxBytes }: PullOptions): Promise<readonly Delivery[]> {
     return new Promise((resolve, reject) => {
       if (signal?.aborted === true || this.#stopped) {
         resolve([]);
@@ -76,6 +77,7 @@ export class GroupLine {
       };
       const waiting: Waiting = {
         max,
+        maxBytes,
         dueMs,
         ended: false,
         resolve: (deliveries) => {
@@ -117,7 +119,7 @@ export class GroupLine {
         this.#heard = false;
         let found: HandedOut;
         try {
-          found = await this.#parts.handOut(first.max);
+          found = await this.#parts.handOut(first.max, first.maxBytes);
         } catch (error) {
           for (const each of this.#waiting) each.reject(error);
           continue;

@@ -108,6 +108,8 @@ export interface PullOptions {
   /** How long to wait for the first; 0 = not at all. */
   readonly waitMs: number;
   readonly signal?: AbortSignal;
+  /** Of the data of all events together, about; the first is given whatever its size. 8 MiB when absent. */
+  readonly maxBytes?: number;
 }
 
 export type NewGroup =

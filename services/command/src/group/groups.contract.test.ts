@@ -237,6 +237,9 @@ describe('what a group hands out', () => {
     expect(some.length).toBeGreaterThan(5);
     expect(some.length).toBeLessThan(20);
     expect((await group.progress('g')).inFlight).toBe(some.length);
+    // Less where the consumer wants less, and never nothing.
+    expect((await group.pull('g', { ...AT_ONCE, maxBytes: 1_500_000 })).length).toBeLessThanOrEqual(2);
+    expect(await group.pull('g', { ...AT_ONCE, maxBytes: 1 })).toHaveLength(1);
   });
 
   it('is what was taken before the store failed, at the next try, and counts as that attempt', async () => {

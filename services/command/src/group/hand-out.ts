@@ -76,7 +76,7 @@ export class HandOuts {
     this.#filter = filter;
   }
 
-  async next(max: number): Promise<HandedOut> {
+  async next(max: number, maxBytes: number = MAX_BYTES): Promise<HandedOut> {
     const { store } = this.#parts;
     const group = this.#group;
     const beginning = this.#parts.newPermit();
@@ -84,14 +84,14 @@ export class HandOuts {
     if (given === 0) return { deliveries: [], againMs, outdated: false };
     const permits = Array.from({ length: given }, (_, i) => `${beginning}${i + 1}`);
     try {
-      return await this.#withPermits(permits);
+      return await this.#withPermits(permits, maxBytes);
     } finally {
       // Those that were used have left the list.
       await store.giveBack(group, permits);
     }
   }
 
-  async #withPermits(permits: string[]): Promise<HandedOut> {
+  async #withPermits(permits: string[], maxBytes: number): Promise<HandedOut> {
     const { store } = this.#parts;
     const group = this.#group;
     const shards = this.#shardsInTurn();
@@ -99,7 +99,7 @@ export class HandOuts {
     const looks = await settled(shards.map((shard) => this.#reach(shard, store.look(shard, group))));
     const wants = looks.map((look) => (look === undefined ? 0 : look.ready + backlogOf(look)));
     const shares = share(permits.length, wants);
-    const bytesEach = MAX_BYTES / Math.max(1, shares.filter((wanted) => wanted > 0).length);
+    const bytesEach = maxBytes / Math.max(1, shares.filter((wanted) => wanted > 0).length);
     const taken = await settled(
       shards.map(async (shard, i) => {
         const look = looks[i];
@@ -115,7 +115,7 @@ export class HandOuts {
     let bytes = 0;
     for (const { handOut, message, bytes: own } of found) {
       bytes += own;
-      if (bytes > MAX_BYTES && deliveries.length > 0) {
+      if (bytes > maxBytes && deliveries.length > 0) {
         tooMuch.push(handOut);
         continue;
       }

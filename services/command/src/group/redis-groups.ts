@@ -271,8 +271,8 @@ export class RedisGroups implements Groups {
     const filter = filterOf(group.filter);
     const handOuts = new HandOuts(this.#handOutParts, group, filter);
     const line = new GroupLine({
-      handOut: async (max) => {
-        const found = await handOuts.next(max);
+      handOut: async (max, maxBytes) => {
+        const found = await handOuts.next(max, maxBytes);
         if (found.outdated) await this.#renew(group);
         return found;
       },

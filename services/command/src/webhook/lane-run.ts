@@ -70,7 +70,7 @@ export async function runLane(
   let found = false;
   for (let leftMs = TURN_MS; leftMs > 0 && !signals.leave.aborted; leftMs = endMs - monotonicMs()) {
     const waitMs = Math.max(0, Math.floor(Math.min(WAIT_MS, leftMs)));
-    const pulled = await groups.pull(group, { max, waitMs, signal: signals.leave });
+    const pulled = await groups.pull(group, { max, waitMs, signal: signals.leave, maxBytes: BODY_BYTES });
     if (pulled.length === 0) continue;
     if (signals.leave.aborted) {
       await release(parts, group, pulled);
