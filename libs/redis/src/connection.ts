@@ -141,6 +141,8 @@ export async function connected(connection: RedisConnection, deadlineMs: number)
 /** Ended by their owner: their end is no news. */
 const leaving = new WeakSet<RedisConnection>();
 const dropped = new WeakSet<RedisConnection>();
+/** The timer of each Cluster; ends when the connection is dropped. */
+const refreshers = new WeakMap<RedisConnection, NodeJS.Timeout>();
 
 /** Waits a moment for answers under way, then cuts. Idempotent; never rejects. */
 export async function closeConnection(connection: RedisConnection): Promise<void> {
@@ -151,6 +153,7 @@ export async function closeConnection(connection: RedisConnection): Promise<void
 
 /** Cuts at once: what is under way fails. Resolves when the socket is gone. Idempotent; never rejects. */
 export async function dropConnection(connection: RedisConnection): Promise<void> {
+  clearInterval(refreshers.get(connection));
   // A Cluster that has not dialled its first server yet would never say that it has ended.
   if (isCluster(connection) && connection.nodes().length === 0) await new Promise(setImmediate);
   if (connection.status === 'end' || dropped.has(connection)) return;
@@ -269,7 +272,8 @@ function openCluster(
       enableOfflineQueue,
       enableReadyCheck: true,
       clusterRetryStrategy: (attempt) => retryDelayMs(attempt),
-      slotsRefreshInterval: SLOTS_REFRESH_MS,
+      // Its own timer would start again when the connection is closed while a refresh is under way, and run for ever.
+      slotsRefreshInterval: 0,
       slotsRefreshTimeout: SLOTS_REFRESH_TIMEOUT_MS,
       // 0 = a command whose connection broke is not sent again: it may have run.
       retryDelayOnFailover: role === 'worker' ? WORKER_FAILOVER_DELAY_MS : 0,
@@ -294,9 +298,11 @@ function openCluster(
   cluster.on('+node', (node: Redis) => {
     if (node.status === 'wait') node.connect().catch(() => undefined);
   });
-  cluster.on('-node', () => {
-    if (cluster.status === 'ready') cluster.refreshSlotsCache();
-  });
+  cluster.on('-node', () => refreshTopology(cluster));
+  refreshers.set(
+    cluster,
+    setInterval(() => refreshTopology(cluster), SLOTS_REFRESH_MS),
+  );
   return cluster;
 }
 

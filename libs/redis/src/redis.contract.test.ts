@@ -12,13 +12,14 @@ import {
   startTcpProxy,
   waitFor,
 } from '@lapi-broker/fixture';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import {
   checkMeta,
   closeConnection,
   createKeyspace,
   createScript,
   guarded,
+  isCluster,
   nodeFor,
   openConnection,
   type RedisConnection,
@@ -78,6 +79,26 @@ describe.each([
     await rm(folder, { recursive: true });
   });
   const script = (name: string): URL => scripts.get(name) as URL;
+
+  test('a closed connection looks for no servers any more', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+    try {
+      const { connection } = open(server.url);
+      await ready(connection, 5_000);
+      const looks = isCluster(connection) ? vi.spyOn(connection, 'refreshSlotsCache') : vi.fn();
+      vi.advanceTimersByTime(10_000);
+      if (isCluster(connection)) expect(looks).toHaveBeenCalled();
+      await closeConnection(connection);
+      looks.mockClear();
+      // Ready again for all that its timer could know.
+      connection.status = 'ready';
+      vi.advanceTimersByTime(10_000);
+      expect(looks).not.toHaveBeenCalled();
+      connection.status = 'end';
+    } finally {
+      vi.useRealTimers();
+    }
+  });
 
   test('directly after ready, commands to every shard succeed', async () => {
     const { connection } = open(server.url);
