@@ -74,7 +74,12 @@ test.concurrent(
 test.concurrent(
   'a failover of the store forgets no event that a device was told to be stored (I5)',
   async () => {
-    expect(eventNumbersOf(failover.name, await run(failover)).gaps).toBe(0);
+    const { history } = await run(failover);
+    // The live stream may have shown what the old master had not given to a replica yet; it says so, and it is nobody's answer.
+    const gaps = history.entries.filter(
+      (entry) => entry.kind === 'gap' && history.readers.get(entry.reader) !== 'live',
+    );
+    expect(gaps).toEqual([]);
   },
   DEADLINE_MS,
 );

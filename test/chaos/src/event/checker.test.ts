@@ -127,6 +127,20 @@ describe('all went well', () => {
     expect(script.rest().found()).toEqual([]);
   });
 
+  test('a settling without an answer, among events that were given up: it was done, or it is counted with them', () => {
+    for (const counted of [1, 2, 3]) {
+      const script = new Script();
+      for (const number of [1, 2, 3]) {
+        script.send(number).receive('ordered', { number, place: 10 + number });
+        script.receive('unordered', { number, place: 10 + number }).receive('live', { number, place: 10 + number });
+        script.settle('unordered', 10 + number);
+      }
+      script.log({ kind: 'settle', reader: 'ordered', id: idOf(12) });
+      script.gap('ordered', 10, 14, counted);
+      expect(script.rest().found(), `${counted} counted`).toEqual(counted === 1 ? ['gap ordered'] : []);
+    }
+  });
+
   test('a gap in place of what is missing, told twice; also of single events that were given up', () => {
     const script = good().edit(without('ordered', 12)).edit(without('ordered', 13));
     script.gap('ordered', 11, 14, 2).gap('ordered', 11, 14, 2);
