@@ -17,6 +17,7 @@ import { expect, test } from 'vitest';
 const EVENTS = 400;
 const DEVICES = 5;
 const DEADLINE_MS = 150_000;
+const ROUND_MS = 120_000;
 
 function named(name: string): EventFault {
   const fault = EVENT_FAULTS.find((each) => each.name === name);
@@ -51,8 +52,9 @@ const failover: EventFault = {
 
 async function run(fault: EventFault): Promise<EventRound> {
   const rounds: EventRound[] = [];
+  const signal = AbortSignal.timeout(ROUND_MS);
   const onRound = (round: EventRound): void => void rounds.push(round);
-  await runEventFault({ fault, rounds: 1, events: EVENTS, devices: DEVICES, seed: 1, repeats: true, onRound });
+  await runEventFault({ fault, rounds: 1, events: EVENTS, devices: DEVICES, seed: 1, repeats: true, onRound, signal });
   const [round] = rounds;
   if (round === undefined) throw new Error('there was no round');
   expect(tellEventViolations(round.history, round.violations)).toBe('');

@@ -207,7 +207,7 @@ async function runRound(rig: Rig, round: number, options: EventRunOptions): Prom
     await untilStill(recorder, signal, () => live.seen >= stored() || isLevel(recorder));
     for (const fact of rest) recorder.log(fact);
     const tookMs = performance.now() - beganMs;
-    options.signal?.throwIfAborted();
+    if (options.signal?.aborted === true) throw new Error(`broken off: ${tellLast(recorder)}`);
     // Readers first: what devices leave behind is no part of the round.
     await Promise.all([...staying, ...leaving].map((consumer) => consumer.stop()));
     staying = [];
@@ -223,6 +223,14 @@ async function runRound(rig: Rig, round: number, options: EventRunOptions): Prom
     await Promise.all(senders.map((sender) => sender.stop()));
     timers.stop();
   }
+}
+
+/** What the last entries were about, for a round that does not end. */
+function tellLast({ entries }: EventRecorder): string {
+  const kinds = new Map<string, number>();
+  for (const entry of entries.slice(-500)) kinds.set(entry.kind, (kinds.get(entry.kind) ?? 0) + 1);
+  const counts = [...kinds].map(([kind, count]) => `${kind} ${count}`).join(', ');
+  return `of the last 500 entries ${counts}; the last ones ${JSON.stringify(entries.slice(-5))}`;
 }
 
 /** Until it is so, or nothing was written down for long; the checker says what is missing then. */
