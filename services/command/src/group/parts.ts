@@ -10,7 +10,8 @@ import type { EventFeed } from '../event/event-feed.ts';
 import type { EventSink } from '../event/event-sink.ts';
 import type { EventFilter } from '../event/filter.ts';
 import type { Groups } from './group.ts';
-import { GroupWatch, type SeenGroup } from './group-watch.ts';
+import { showGroups } from './group-metrics.ts';
+import { GroupWatch } from './group-watch.ts';
 import { RedisGroups } from './redis-groups.ts';
 
 export interface GroupWiring {
@@ -72,22 +73,7 @@ export function createGroups(wiring: GroupWiring): GroupParts {
     },
     intervalMs: WATCH_MS,
   });
-  const show = (name: string, help: string, pick: (seen: SeenGroup) => number): void =>
-    metrics.observedEach(name, help, ['subscription'], () =>
-      watch.seen.map((seen) => [{ subscription: seen.group.name }, pick(seen)] as const),
-    );
-  const about = 'Per subscription, seen by one process at a time.';
-  show('lapi_subscription_lag', `Events that it has not looked at yet. ${about}`, ({ progress }) => progress.lag);
-  show('lapi_subscription_waiting', `Events that wait to be handed out. ${about}`, ({ progress }) => progress.waiting);
-  show(
-    'lapi_subscription_in_flight',
-    `Events that are out with consumers. ${about}`,
-    ({ progress }) => progress.inFlight,
-  );
-  show('lapi_subscription_dead_letters', `Dead letters kept. ${about}`, ({ progress }) => progress.deadLetters);
-  show('lapi_subscription_oldest_seconds', `Age of the oldest event that is not settled. ${about}`, ({ progress }) =>
-    progress.oldestAtMs === undefined ? 0 : Math.max(0, (Date.now() - progress.oldestAtMs) / 1000),
-  );
+  showGroups(metrics, () => watch.seen, Date.now);
   const { counts } = groups;
   metrics.observed(
     'lapi_subscription_delivered',
