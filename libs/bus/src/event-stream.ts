@@ -46,8 +46,9 @@ export interface EventStream {
   /** Entries after `after`, oldest first, at most `count`. */
   read(shard: number, after: EntryId, count: number): Promise<readonly StreamEntry[]>;
   bounds(shard: number): Promise<StreamBounds>;
-  /** Removes what is over the limits of the shard. Appends do so by themselves from time to time; a quiet shard needs to be asked. */
-  trim(shard: number): Promise<Trimmed>;
+  /** Removes what is over the limits of the shard, and what is older than `maxAgeMs`. Appends do the former by themselves from time to time; a
+   *  quiet shard needs to be asked. */
+  trim(shard: number, maxAgeMs?: number): Promise<Trimmed>;
   /** Follows all shards from their end as it is now, or from after `from[shard]`. Calls back in order per shard, each entry once; after a
    *  connection loss it goes on from its own position. Neither callback may throw.
    *  `onRewound(shard, to)`: the store has lost entries after `to` that were called back or lay behind us (failover to a replica that was

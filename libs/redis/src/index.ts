@@ -33,4 +33,5 @@ export {
   type ScriptArgument,
   type ScriptOptions,
 } from './script.ts';
+export { StoreMemory } from './store-memory.ts';
 export { addressesOf, parseRedisUrl, type RedisAddress, type RedisTopology } from './url.ts';

@@ -17,6 +17,7 @@ import {
   parseRedisUrl,
   RedisClock,
   ready,
+  StoreMemory,
 } from '@lapi-broker/redis';
 import { RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
 import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
@@ -92,8 +93,18 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     },
     onEvent,
   });
+  let storeFull = false;
+  const storeMemory = new StoreMemory(state, LIMITS.storeMemoryMs, (usedPercent) => {
+    retention.tighten(usedPercent >= LIMITS.storeTightPercent);
+    if (storeFull === usedPercent >= LIMITS.storeFullPercent) return;
+    storeFull = !storeFull;
+    const facts = { usedPercent: Math.round(usedPercent) };
+    if (storeFull) log.error(facts, 'store.full');
+    else log.info(facts, 'store.has_room');
+  });
   const retention = new EventRetention({
     stream,
+    maxAgeMs: config.LAPI_EVENT_RETENTION_SECONDS * 1_000,
     intervalMs: LIMITS.eventTrimMs,
     onFailure: () => counts.trimFailures.inc(),
   });
@@ -154,7 +165,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     instance,
     dispatch,
     metrics,
-    log,
+    storeFull: () => storeFull,
     onEvent,
     monotonicMs,
   });
@@ -168,6 +179,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     nodes,
     devices,
     lanes,
+    storeFull: () => storeFull,
     time: redisClock,
     metrics,
     log,
@@ -229,6 +241,11 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     random: Math.random,
     monotonicMs,
   });
+  metrics.observed(
+    'lapi_store_memory_used_ratio',
+    'Used share of the memory that Redis may use, of the fullest master; 0 without a limit.',
+    () => storeMemory.usedPercent / 100,
+  );
   metrics.observed(
     'lapi_event_stream_entries',
     'Events kept for replay, of the whole installation.',
@@ -370,6 +387,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     { name: 'stream', stop: () => stream.stop() },
     { name: 'bus', stop: () => pubsub.stop() },
     time,
+    storeMemory,
     retention,
     imageRetention,
     reaper,

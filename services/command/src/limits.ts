@@ -153,9 +153,11 @@ export const LIMITS = {
   /** Of them at once. */
   tendConcurrency: 32,
   /** Between two looks at the memory of the store. */
-  pressureMs: 2_000,
+  storeMemoryMs: 2_000,
   /** Share of the store's memory from which no command is queued any more, in percent. */
-  pressurePercent: 80,
+  storeFullPercent: 80,
+  /** From which on events are kept for a shorter time than was asked for, in percent. */
+  storeTightPercent: 90,
   /** A submit that reaches the store later than this does nothing. */
   submitMs: 3_000,
   /** Time past a command's deadline in which the owning node's own verdict may still arrive. */

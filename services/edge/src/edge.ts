@@ -17,6 +17,7 @@ import {
   type RedisConnection,
   ReplicaBarrier,
   ready,
+  StoreMemory,
 } from '@lapi-broker/redis';
 import { type NodeLoad, RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
 import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
@@ -36,7 +37,7 @@ import { Wheel } from './device/wheel.ts';
 import { drainSessions } from './drain.ts';
 import { Outbox } from './event/outbox.ts';
 import { Pictures } from './event/pictures.ts';
-import { LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES } from './limits.ts';
+import { LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES, STORE_MEMORY_LOOK_MS } from './limits.ts';
 import { createEdgeMetrics } from './metrics.ts';
 import { Crossings } from './route/crossing.ts';
 import { Ownership } from './route/ownership.ts';
@@ -94,7 +95,8 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     metrics: counts,
     changed: (works, facts) => (works ? log.info(facts, 'images.stored_again') : log.warn(facts, 'images.dropped')),
   });
-  const outbox = new Outbox(pictures, counts, monotonicMs);
+  const storeMemory = new StoreMemory(state, STORE_MEMORY_LOOK_MS);
+  const outbox = new Outbox(pictures, counts, monotonicMs, () => storeMemory.usedPercent);
   const credentials = new CredentialCache(
     new RedisDeviceStore(state, keyspace),
     createSecretVault({
@@ -273,6 +275,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       await Promise.all([state, claims, eventState].map((connection) => ready(connection, CONNECT_DEADLINE_MS)));
       await checkMeta(state, keyspace);
     }),
+    storeMemory,
     { name: 'stream', stop: () => stream.stop() },
     pictures,
     { name: 'bus', stop: () => pubsub.stop() },

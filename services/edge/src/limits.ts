@@ -23,6 +23,10 @@ export const PICTURE_DEADLINE_MS = 2_000;
 export const MAX_PICTURE_BYTES_PER_NODE = 32 * 1024 * 1024;
 /** A store that has taken an event within so long takes events. */
 export const STORE_ALIVE_MS = 1_000;
+/** Share of the store's memory from which events of a class are refused, so that others still find room, in percent; alarms always try. */
+export const STORE_FULL_PERCENT = { lossy: 80, normal: 95 } as const;
+/** Between two looks at the memory of the store, ms. */
+export const STORE_MEMORY_LOOK_MS = 2_000;
 /** Protocol V3: no success answer for an event that the store did not take by then, ms. */
 export const STORE_DEADLINE_MS = 5_000;
 /** Protocol H12: one registration, store look-ups included, ms. */

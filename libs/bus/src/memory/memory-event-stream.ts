@@ -82,9 +82,9 @@ export class MemoryEventStream implements EventStream {
     return Promise.resolve({ last, first: entries[0]?.id, added, length: entries.length });
   }
 
-  trim(shard: number): Promise<Trimmed> {
+  trim(shard: number, maxAgeMs?: number): Promise<Trimmed> {
     const found = this.#shard(shard);
-    const trimmed = this.#trim(found);
+    const trimmed = this.#trim(found, maxAgeMs);
     return Promise.resolve({ trimmed, entries: found.entries.length, bytes: found.bytes });
   }
 
@@ -104,9 +104,9 @@ export class MemoryEventStream implements EventStream {
     });
   }
 
-  #trim(shard: Shard): number {
+  #trim(shard: Shard, keptMs = Number.POSITIVE_INFINITY): number {
     const { maxAgeMs, maxBytes } = this.#retention;
-    const oldestMs = this.#nowMs() - maxAgeMs;
+    const oldestMs = this.#nowMs() - Math.min(keptMs, maxAgeMs);
     let trimmed = 0;
     for (const { id, event } of shard.entries) {
       const fits = shard.bytes <= maxBytes || id === shard.last;

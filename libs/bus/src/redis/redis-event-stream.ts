@@ -81,8 +81,9 @@ export class RedisEventStream implements EventStream {
     return guarded(readBounds(this.#options.state, this.#options.keyspace.events(shard)));
   }
 
-  async trim(shard: number): Promise<Trimmed> {
-    const { maxAgeMs, maxBytes } = this.#retention;
+  async trim(shard: number, keptMs = Number.POSITIVE_INFINITY): Promise<Trimmed> {
+    const { maxBytes } = this.#retention;
+    const maxAgeMs = Math.min(keptMs, this.#retention.maxAgeMs);
     const key = this.#options.keyspace.events(shard);
     let trimmed = 0;
     for (;;) {

@@ -8,10 +8,14 @@ afterEach(async () => {
   for (const part of parts.splice(0)) await part.stop();
 });
 
-function rig(trim: (shard: number) => Promise<Trimmed>): { part: EventRetention; failures: unknown[] } {
+function rig(trim: (shard: number, maxAgeMs?: number) => Promise<Trimmed>): {
+  part: EventRetention;
+  failures: unknown[];
+} {
   const failures: unknown[] = [];
   const part = new EventRetention({
     stream: { shards: 4, trim },
+    maxAgeMs: 300_000,
     intervalMs: 4,
     onFailure: (error) => failures.push(error),
   });
@@ -43,6 +47,20 @@ test('a shard that cannot be trimmed is counted and gets its next turn; what it 
   part.start();
   await waitFor(() => failures.length >= 2, { deadlineMs: 10_000, what: 'two failures' });
   expect(part.entries).toBe(4);
+});
+
+test('while memory is tight each round keeps events half as long, down to a minute; with room the time comes back', async () => {
+  const kept: (number | undefined)[] = [];
+  const { part } = rig((shard, maxAgeMs) => {
+    if (shard === 0) {
+      kept.push(maxAgeMs);
+      part.tighten(kept.length > 1 && kept.length < 6);
+    }
+    return Promise.resolve({ trimmed: 0, entries: 0, bytes: 0 });
+  });
+  part.start();
+  await waitFor(() => kept.length >= 10, { deadlineMs: 10_000, what: 'ten rounds' });
+  expect(kept.slice(0, 10).map((ms) => Number(ms) / 1_000)).toEqual([300, 300, 150, 75, 60, 60, 120, 240, 300, 300]);
 });
 
 test('a stop waits for the turn under way, and none follows', async () => {

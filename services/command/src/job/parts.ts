@@ -34,7 +34,9 @@ export interface JobWiring {
   readonly registry: Pick<OwnerRegistry, 'lookUp'>;
   readonly nodes: Pick<NodeWatch, 'liveness' | 'refresh'>;
   readonly devices: Pick<DeviceStore, 'get' | 'list'>;
-  readonly lanes: Pick<Lanes, 'commands' | 'storeFull'>;
+  readonly lanes: Pick<Lanes, 'commands'>;
+  /** True while the store has too little memory for new work. */
+  readonly storeFull: () => boolean;
   readonly time: RedisClock;
   readonly metrics: Metrics;
   readonly log: Log;
@@ -51,8 +53,8 @@ const QUEUE = 'job';
 const COMMAND_TIMEOUT_MS = 2_000;
 
 export function createJobs(wiring: JobWiring): JobParts {
-  const { config, state, submits, keyspace, stream, registry, nodes, devices, lanes, time, metrics, log, onEvent } =
-    wiring;
+  const { config, state, submits, keyspace, stream, registry, nodes, devices, lanes, storeFull, time } = wiring;
+  const { metrics, log, onEvent } = wiring;
   const activeJobs = config.LAPI_JOBS_ACTIVE;
   const redis = { url: config.REDIS_URL, commandTimeoutMs: COMMAND_TIMEOUT_MS };
   const options = { activeJobs, keptJobs: config.LAPI_JOBS_KEPT };
@@ -97,7 +99,7 @@ export function createJobs(wiring: JobWiring): JobParts {
     registry,
     nodes,
     confirm: (job) => barrier.confirm(keyspace.job(job)),
-    storeFull: () => lanes.storeFull(),
+    storeFull,
     nowMs,
     random: customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 20),
     nudge: (job) => runner.nudge(job),

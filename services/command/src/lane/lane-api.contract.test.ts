@@ -3,7 +3,14 @@ import { RedisPubSub } from '@lapi-broker/bus';
 import { type RedisServer, startRedis, startRedisSentinel, waitFor } from '@lapi-broker/fixture';
 import { RedisLaneStore } from '@lapi-broker/lane';
 import type { DeviceCode } from '@lapi-broker/protocol';
-import { closeConnection, createKeyspace, openConnection, type RedisConnection, ready } from '@lapi-broker/redis';
+import {
+  closeConnection,
+  createKeyspace,
+  openConnection,
+  type RedisConnection,
+  ready,
+  StoreMemory,
+} from '@lapi-broker/redis';
 import { RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
 import { createLog } from '@lapi-broker/telemetry';
 import { nanoid } from 'nanoid';
@@ -11,7 +18,6 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type CommandService, createCommandService } from '../command.ts';
 import { readCommandConfig } from '../config.ts';
 import { FakeEdge } from '../testing/fake-edge.ts';
-import { StorePressure } from './pressure.ts';
 
 const ADMIN = `admin-${randomBytes(24).toString('base64url')}`;
 const PREFIX = 'lane-api';
@@ -554,20 +560,18 @@ describe('when the store has little memory left', () => {
   };
 
   it('it is noticed, and so is room', async () => {
-    const changes: boolean[] = [];
-    const options = { intervalMs: 20, percent: 80, onChange: (full: boolean) => changes.push(full) };
-    const pressure = new StorePressure(filler, options);
-    await pressure.start();
+    const looks: number[] = [];
+    const memory = new StoreMemory(filler, 20, (usedPercent) => looks.push(usedPercent));
+    await memory.start();
     try {
-      expect(pressure.full).toBe(false);
+      expect(memory.usedPercent).toBeLessThan(80);
       await fill();
-      await waitFor(() => pressure.full, { deadlineMs: 2_000, what: 'a full store' });
-      expect(pressure.usedPercent).toBeGreaterThanOrEqual(80);
+      await waitFor(() => memory.usedPercent >= 80, { deadlineMs: 2_000, what: 'a full store' });
       await filler.flushdb();
-      await waitFor(() => !pressure.full, { deadlineMs: 2_000, what: 'room' });
-      expect(changes).toEqual([true, false]);
+      await waitFor(() => memory.usedPercent < 80, { deadlineMs: 2_000, what: 'room' });
+      expect(looks.at(-1)).toBe(memory.usedPercent);
     } finally {
-      pressure.stop();
+      memory.stop();
     }
   });
 

@@ -13,14 +13,13 @@ import {
   ReplicaBarrier,
 } from '@lapi-broker/redis';
 import type { Part } from '@lapi-broker/runtime';
-import type { Log, Metrics } from '@lapi-broker/telemetry';
+import type { Metrics } from '@lapi-broker/telemetry';
 import { customAlphabet } from 'nanoid';
 import type { CommandConfig } from '../config.ts';
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import { LIMITS } from '../limits.ts';
 import { LaneHints } from './hints.ts';
 import { createLaneMetrics } from './metrics.ts';
-import { StorePressure } from './pressure.ts';
 import { QueuedCommands } from './queued-commands.ts';
 import { RecordedCalls } from './recorded-calls.ts';
 import { Tender } from './tender.ts';
@@ -38,7 +37,8 @@ export interface LaneWiring {
   readonly instance: InstanceId;
   readonly dispatch: Pick<Dispatch, 'call'>;
   readonly metrics: Metrics;
-  readonly log: Log;
+  /** True while the store has too little memory for new work. */
+  readonly storeFull: () => boolean;
   readonly onEvent: ConnectionEvent;
   readonly monotonicMs: () => number;
 }
@@ -52,8 +52,6 @@ export interface Lanes {
   tend(code: DeviceCode): Promise<void>;
   /** For the reply channel: an ENDED frame came. */
   onEnded(id: CommandId): void;
-  /** True while the store has too little memory for new work. */
-  storeFull(): boolean;
   /** To start after the store and its time, in this order. */
   readonly parts: readonly Part[];
   /** Requests that wait for an end; to be drained before the calls in progress, which they would outlive. */
@@ -66,8 +64,20 @@ const PENDING_TIMERS = 1_000;
 const QUEUE = 'lane';
 
 export function createLanes(wiring: LaneWiring): Lanes {
-  const { config, state, submits, keyspace, pubsub, time, instance, dispatch, metrics, log, onEvent, monotonicMs } =
-    wiring;
+  const {
+    config,
+    state,
+    submits,
+    keyspace,
+    pubsub,
+    time,
+    instance,
+    dispatch,
+    metrics,
+    storeFull,
+    onEvent,
+    monotonicMs,
+  } = wiring;
   const redis = { url: config.REDIS_URL, commandTimeoutMs: TIMER_TIMEOUT_MS };
   const options = {
     keepMs: config.LAPI_COMMAND_KEEP_SECONDS * 1_000,
@@ -96,15 +106,6 @@ export function createLanes(wiring: LaneWiring): Lanes {
     readStates: (ids) => store.readStates(ids),
     monotonicMs,
     limit: LIMITS.waiters,
-  });
-  const pressure = new StorePressure(state, {
-    intervalMs: LIMITS.pressureMs,
-    percent: LIMITS.pressurePercent,
-    onChange: (full, usedPercent) => {
-      const facts = { usedPercent: Math.round(usedPercent) };
-      if (full) log.error(facts, 'store.full');
-      else log.info(facts, 'store.has_room');
-    },
   });
   const waiting = new StoreWaitingCount(() => store.waiting(), LIMITS.waitingMs);
   const timers = openWorkQueue({
@@ -151,7 +152,7 @@ export function createLanes(wiring: LaneWiring): Lanes {
     confirm,
     hints,
     waiters,
-    storeFull: () => pressure.full,
+    storeFull,
     waiting,
     limits: { lane, waitingCommands: config.LAPI_WAITING_COMMANDS },
     random: customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 20),
@@ -173,11 +174,6 @@ export function createLanes(wiring: LaneWiring): Lanes {
     () => waiting.value,
   );
   metrics.observed('lapi_command_waiters', 'Requests that wait for the end of a recorded command.', () => waiters.size);
-  metrics.observed(
-    'lapi_store_memory_used_ratio',
-    'Used share of the memory that Redis may use, of the fullest master; 0 without a limit.',
-    () => pressure.usedPercent / 100,
-  );
 
   return {
     commands,
@@ -185,14 +181,7 @@ export function createLanes(wiring: LaneWiring): Lanes {
     history: (...args) => store.history(...args),
     tend: (code) => tender.tend(code),
     onEnded: (id) => waiters.ended(id),
-    storeFull: () => pressure.full,
-    parts: [
-      pressure,
-      waiting,
-      { name: 'lane timers', start: () => timers.start(), stop: () => timers.stop() },
-      tender,
-      calls,
-    ],
+    parts: [waiting, { name: 'lane timers', start: () => timers.start(), stop: () => timers.stop() }, tender, calls],
     waits: waiters,
   };
 }

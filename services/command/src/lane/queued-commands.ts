@@ -197,7 +197,7 @@ export class QueuedCommands implements CommandQueue {
 
   #refusal(): Refused | undefined {
     const { storeFull, waiting, limits } = this.#parts;
-    if (storeFull()) return refused('store_full', `the memory of the store is ${LIMITS.pressurePercent} % used`);
+    if (storeFull()) return refused('store_full', `the memory of the store is ${LIMITS.storeFullPercent} % used`);
     if (waiting.value >= limits.waitingCommands)
       return refused('rate_limited', `${limits.waitingCommands} commands wait for all devices together`);
     return undefined;

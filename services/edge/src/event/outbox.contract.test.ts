@@ -50,7 +50,13 @@ beforeEach(async () => {
     const name = `${labels.class} ${labels.result}`;
     counted.set(name, (counted.get(name) ?? 0) + 1);
   };
-  outbox = new Outbox(stream, { events: { inc } }, () => nowMs, LIMITS);
+  outbox = new Outbox(
+    stream,
+    { events: { inc } },
+    () => nowMs,
+    () => 0,
+    LIMITS,
+  );
 });
 
 afterEach(async () => {

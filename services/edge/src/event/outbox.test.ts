@@ -16,7 +16,13 @@ function rig() {
       inc: ({ class: eventClass, result }: Record<string, string>) => void counted.push(`${eventClass} ${result}`),
     },
   };
-  const outbox = new Outbox(way, metrics, () => nowMs, LIMITS);
+  const outbox = new Outbox(
+    way,
+    metrics,
+    () => nowMs,
+    () => 0,
+    LIMITS,
+  );
   const sender = { unstoredEvents: 0, unstoredBytes: 0 };
   return {
     counted,

@@ -10,7 +10,7 @@ import type { Session } from '../device/session.ts';
 import { EVENT_OVERHEAD_BYTES, STORE_ALIVE_MS, STORE_DEADLINE_MS, UNSTORED_LIMITS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
 import type { Picture } from './pictures.ts';
-import { type Budgets, classOfKind, type EventClass, refusedBy } from './pressure.ts';
+import { type Budgets, classOfKind, type EventClass, isTooFull, refusedBy } from './pressure.ts';
 
 export type StoreResult = 'stored' | 'failed' | 'full';
 
@@ -36,6 +36,7 @@ export class Outbox {
   private readonly stream: EventWay;
   private readonly metrics: Pick<EdgeMetrics, 'events'>;
   private readonly monotonicMs: () => number;
+  private readonly storePercent: () => number;
   private readonly limits: Budgets;
   /** In order of arrival, so that the overdue ones are always at the front. */
   private readonly waiting = new Set<Waiting>();
@@ -49,11 +50,14 @@ export class Outbox {
     stream: EventWay,
     metrics: Pick<EdgeMetrics, 'events'>,
     monotonicMs: () => number,
+    /** Used memory of the store, percent. */
+    storePercent: () => number,
     limits: Budgets = UNSTORED_LIMITS,
   ) {
     this.stream = stream;
     this.metrics = metrics;
     this.monotonicMs = monotonicMs;
+    this.storePercent = storePercent;
     this.limits = limits;
   }
 
@@ -75,6 +79,11 @@ export class Outbox {
     );
     const nowMs = this.monotonicMs();
     const eventClass = classOfKind(event.kind);
+    if (isTooFull(eventClass, this.storePercent())) {
+      this.metrics.events.inc({ class: eventClass, result: 'store_full' });
+      done('full');
+      return;
+    }
     const used: Budgets = {
       sessionEvents: sender.unstoredEvents,
       sessionBytes: sender.unstoredBytes,

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Budgets, classOfKind, type EventClass, refusedBy } from './pressure.ts';
+import { type Budgets, classOfKind, type EventClass, isTooFull, refusedBy } from './pressure.ts';
 
 const LIMITS: Budgets = { sessionEvents: 16, sessionBytes: 1_600, nodeBytes: 3_200, waitMs: 320 };
 const EMPTY: Budgets = { sessionEvents: 0, sessionBytes: 0, nodeBytes: 0, waitMs: 0 };
@@ -31,4 +31,16 @@ describe.each([
     expect(taken('normal')).toBe((whole * 7) / 8);
     expect(taken('alarm')).toBe(whole);
   });
+});
+
+test('while the memory of the store is used up, lossy kinds give way at 80 %, ordinary ones at 95 %, alarms never', () => {
+  const refused = (usedPercent: number): EventClass[] =>
+    (['lossy', 'normal', 'alarm'] as const).filter((eventClass) => isTooFull(eventClass, usedPercent));
+  expect([79.9, 80, 94.9, 95, 100].map(refused)).toEqual([
+    [],
+    ['lossy'],
+    ['lossy'],
+    ['lossy', 'normal'],
+    ['lossy', 'normal'],
+  ]);
 });

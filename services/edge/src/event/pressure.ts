@@ -3,9 +3,11 @@
  *  while the store is slow or away, what is soon outdated gives way to what somebody must hear of. Both budgets count: that of the session,
  *  so that one device cannot take the node's, and that of the node.
  *  Time is a budget as well: where the store takes events, but slower than they come, a longer queue would only mean that each of them is
- *  stored too late for its answer, though it is stored. Pure. */
+ *  stored too late for its answer, though it is stored.
+ *  Where the memory of the store is nearly used up, the same order of classes holds. Pure. */
 
 import { isLossyKind } from '@lapi-broker/protocol';
+import { STORE_FULL_PERCENT } from '../limits.ts';
 
 export type EventClass = 'lossy' | 'normal' | 'alarm';
 
@@ -37,4 +39,9 @@ export function refusedBy(
   if (used.sessionBytes + bytes > share * limits.sessionBytes) return 'session';
   if (used.nodeBytes + bytes > share * limits.nodeBytes) return 'node';
   return used.waitMs > share * limits.waitMs ? 'wait' : undefined;
+}
+
+/** Is the store too full for events of this class? */
+export function isTooFull(eventClass: EventClass, usedPercent: number): boolean {
+  return eventClass !== 'alarm' && usedPercent >= STORE_FULL_PERCENT[eventClass];
 }

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { usedPercentOf } from './pressure.ts';
+import { usedPercentOf } from './store-memory.ts';
 
 it.each([
   ['# Memory\r\nused_memory:80\r\nused_memory_rss:99\r\nmaxmemory:100\r\nmaxmemory_human:100B\r\n', 80],
