@@ -2,7 +2,7 @@
  *  work, `/metrics` what has it done. Alive and ready differ on purpose: a draining or cut-off process must lose traffic, not its life,
  *  so `live` should look at nothing but the process itself.
  *  503 carries the reason as JSON. Never on the device or API listener: no authentication here. */
-import { createServer, type RequestHandler, type Server } from '@lapi-broker/http';
+import { createServer, type HeaderList, type RequestHandler, type Server } from '@lapi-broker/http';
 import type { Part } from '@lapi-broker/runtime';
 import type { Metrics } from './metric.ts';
 
@@ -10,6 +10,8 @@ export interface ProbeOptions {
   readonly host: string;
   /** 0 = any free port. */
   readonly port: number;
+  /** Sent with /readyz as `Lapi-Node`, so that a node knows its own answer among those of its peers. */
+  readonly nodeName?: string;
   readonly live: () => boolean;
   /** True, or why not. */
   readonly ready: () => true | string;
@@ -24,16 +26,20 @@ export interface Probes extends Part {
 }
 
 /** Put it first into the lifecycle: it then answers while the other parts start, drain and stop. */
-export function createProbes({ host, port, live, ready, metrics }: ProbeOptions): Probes {
+export function createProbes({ host, port, nodeName, live, ready, metrics }: ProbeOptions): Probes {
   let server: Server | undefined;
   let starting: Promise<void> | undefined;
 
+  const headers: HeaderList = [
+    ['Content-Type', 'application/json'],
+    ...(nodeName === undefined ? [] : [['Lapi-Node', nodeName] as const]),
+  ];
   const answer =
     (judge: () => true | string): RequestHandler =>
     (_request, response) => {
       const verdict = judge();
       const body = verdict === true ? { status: 'ok' } : { status: 'unavailable', reason: verdict };
-      response.send(verdict === true ? 200 : 503, [['Content-Type', 'application/json']], JSON.stringify(body));
+      response.send(verdict === true ? 200 : 503, headers, JSON.stringify(body));
     };
 
   const listen = async (): Promise<void> => {
