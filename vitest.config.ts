@@ -1,6 +1,6 @@
 /** Three kinds of test. unit: pure, no server. contract: one suite per port, on memory and on real Redis. e2e: real processes, stories.
- *  Files run in processes of their own, two at a time, because two cores are what a small machine has; e2e files one after the other,
- *  because each starts a whole broker. No retries: a test that fails now and then is a finding. */
+ *  Files run in processes of their own, two at a time, because two cores are what a small machine has. No retries: a test that fails now and
+ *  then is a finding. */
 
 import { defineConfig } from 'vitest/config';
 
@@ -45,7 +45,6 @@ export default defineConfig({
           ...everyFile,
           name: 'e2e',
           include: ['test/e2e/src/**/*.test.ts'],
-          fileParallelism: false,
           // Concurrent tests of a file mostly wait for the clocks of the protocol.
           maxConcurrency: 32,
           testTimeout: 60_000,
