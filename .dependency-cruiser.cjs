@@ -25,6 +25,7 @@ const LIBS = {
   bus: ['protocol', 'redis'],
   lane: ['protocol', 'redis'],
   queue: ['protocol', 'redis'],
+  timeline: ['protocol', 'redis'],
   sink: [],
   'sink-mqtt': ['sink'],
   'sink-nats': ['sink'],

@@ -205,6 +205,7 @@ async function serve({ settings, dataDir, node, env, redisFile, children, signal
     const name = `edge-${i + 1}`;
     const { ready } = launch(name, 'services/edge/dist/main.js', [], {
       LAPI_DRAIN_SECONDS: '4',
+      LAPI_DRAIN_DELAY_SECONDS: '0',
       ...shared,
       LAPI_NODE_NAME: name,
       LAPI_DEVICE_HOST: settings.deviceHost,

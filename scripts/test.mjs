@@ -15,8 +15,8 @@ import { nodeBinary, requireScriptNode, toolEnvironment } from './lib/node-binar
 import { ensurePackages } from './lib/packages.mjs';
 import { forgetDir, guardDir } from './lib/reaper.mjs';
 import { ensureRedisBinary } from './lib/redis.mjs';
-import { ensureSinkServers } from './lib/sink-servers.mjs';
 import { Obstacle, Stopped, stopOnSignals, throwIfStopped } from './lib/stop.mjs';
+import { ensureTestServers } from './lib/test-servers.mjs';
 import { countTests } from './lib/vitest-report.mjs';
 
 const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
@@ -112,7 +112,7 @@ async function run(names, signal) {
     Object.assign(env, {
       LAPI_REDIS_SERVER: await ensureRedisBinary({ dataDir: DATA_DIR, install: true, say, signal }),
     });
-    await ensureSinkServers({ say, signal });
+    await ensureTestServers({ say, signal });
   }
   const reportDir = mkdtempSync(path.join(tmpdir(), 'lapi-test-'));
   guardDir(reportDir);

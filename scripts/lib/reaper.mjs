@@ -1,6 +1,6 @@
 /** Ends what this process started, even when this process is killed with SIGKILL and cannot do it itself.
  *  One small shell waits on a pipe that only this process holds open. However this process ends, the pipe ends with it; the shell then
- *  kills the process groups that are still listed and removes the directories that are still listed. Orderly stopping is not done here:
+ *  kills the process groups that are still listed and removes the directories and network namespaces that are still listed. Orderly stopping is not done here:
  *  whoever starts a process stops it and forgets it; this is the net below. Without a POSIX shell (Windows) there is no net. */
 
 import { spawn } from 'node:child_process';
@@ -9,19 +9,22 @@ import { spawn } from 'node:child_process';
 const WATCH = `
 trap '' INT TERM HUP
 IFS="$(printf '\\t')"
-groups= dirs=
+groups= dirs= namespaces=
 while read -r kind list; do
-  case $kind in groups) groups=$list ;; dirs) dirs=$list ;; esac
+  case $kind in groups) groups=$list ;; dirs) dirs=$list ;; namespaces) namespaces=$list ;; esac
 done
 set -f
 for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 for dir in $dirs; do rm -rf -- "$dir"; done
+for namespace in $namespaces; do ip netns delete "$namespace" 2>/dev/null; done
 `;
 
 /** @type {Set<number>} */
 const groups = new Set();
 /** @type {Set<string>} */
 const dirs = new Set();
+/** @type {Set<string>} */
+const namespaces = new Set();
 /** @type {import('node:child_process').ChildProcess | undefined} */
 let shell;
 
@@ -34,7 +37,8 @@ function tell() {
     shell.unref();
     /** @type {import('node:net').Socket} */ (shell.stdin).unref();
   }
-  shell.stdin?.write(`groups\t${[...groups].join('\t')}\ndirs\t${[...dirs].join('\t')}\n`);
+  const lists = Object.entries({ groups, dirs, namespaces });
+  shell.stdin?.write(lists.map(([kind, list]) => `${[kind, ...list].join('\t')}\n`).join(''));
 }
 
 /** The process must lead its own group (spawned with `detached: true`).
@@ -58,4 +62,15 @@ export function guardDir(dir) {
 /** @param {string} dir */
 export function forgetDir(dir) {
   if (dirs.delete(dir)) tell();
+}
+
+/** @param {string} name */
+export function guardNamespace(name) {
+  namespaces.add(name);
+  tell();
+}
+
+/** @param {string} name */
+export function forgetNamespace(name) {
+  if (namespaces.delete(name)) tell();
 }

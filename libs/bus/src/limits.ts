@@ -3,7 +3,10 @@
 import type { PublisherLimits } from './publisher.ts';
 
 export const DEFAULT_LIMITS: PublisherLimits = {
-  maxWaitingBytes: 64 * 2 ** 20,
+  // Answers of 16 MiB from eight devices at once find room, and small ones beside them.
+  maxWaitingBytes: 160 * 2 ** 20,
   // Redis cuts a subscriber that is 32 MB behind: batches must stay far below, whatever the tick brought.
   maxBatchBytes: 2 ** 20,
+  // Three of 16 MiB that were published at once would cut it, and with it everybody whose answers come the same way.
+  parcelBytes: 256 * 2 ** 10,
 };

@@ -17,6 +17,8 @@ export interface PublisherLimits {
   readonly maxWaitingBytes: number;
   /** A batch is closed when the next frame would make it larger; a larger frame travels alone. */
   readonly maxBatchBytes: number;
+  /** A larger frame travels alone as well, and need not travel in the channel. */
+  readonly parcelBytes: number;
 }
 
 export interface PublisherCounts {
@@ -61,7 +63,9 @@ export class Publisher {
       return this.#notSent;
     }
     let batch = this.#open.get(channel);
-    if (batch === undefined || batch.content.used + bytes > this.#limits.maxBatchBytes) batch = this.#begin(channel);
+    if (frame.length > this.#limits.parcelBytes) batch = this.#begin(channel, 'alone');
+    else if (batch === undefined || batch.content.used + bytes > this.#limits.maxBatchBytes)
+      batch = this.#begin(channel);
     batch.content.append(frame);
     this.counts.waitingBytes += bytes;
     return batch.promise;
@@ -92,10 +96,11 @@ export class Publisher {
     return this.#settled.promise;
   }
 
-  #begin(channel: string): Batch {
+  #begin(channel: string, alone?: 'alone'): Batch {
     const { promise, resolve } = deferred<PublishResult>();
     const batch: Batch = { channel, content: new BatchWriter(this.#memory), promise, resolve };
-    this.#open.set(channel, batch);
+    if (alone === undefined) this.#open.set(channel, batch);
+    else this.#open.delete(channel);
     this.#due.push(batch);
     // After the poll phase: what all sockets of this turn of the loop had to say goes together.
     this.#flush ??= setImmediate(() => this.#sendAll());

@@ -1,5 +1,6 @@
 /** Carries frames from one process to the subscribers of a channel, at most once: a hint, never the truth (I3, design "inbox is a hint").
- *  Frames given within one tick to one channel leave as one PUBLISH and arrive one by one, in order.
+ *  Frames given within one tick to one channel leave as one PUBLISH and arrive one by one, in order; but a frame above 256 KiB may be overtaken by
+ *  later ones, so that nobody waits for it, and reaches only one of several subscribers.
  *  Each frame: 16 MiB + 4 KiB at most. */
 
 import type { Frame } from './batch.ts';
@@ -39,7 +40,7 @@ export interface PubSubCounts {
   readonly unknownFrames: number;
   readonly receivedFrames: number;
   readonly receivedBatches: number;
-  /** Foreign or cut. */
+  /** Foreign, cut, or too large for the channel and not there any more when it was fetched. */
   readonly droppedBatches: number;
   /** Frames whose `onFrame` threw. */
   readonly failedFrames: number;

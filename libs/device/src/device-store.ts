@@ -56,6 +56,10 @@ export interface DeviceRow extends Provisioning {
   /** What the node of the running session noted about its event subscription (protocol U6): JSON text, empty if nothing. */
   readonly subscription: string;
   readonly lastOffline: { readonly reason: string; readonly atMs: number } | undefined;
+  /** Why and until when it was kept away last, and the addresses it came from; over once that time has passed. */
+  readonly hold:
+    | { readonly reason: string; readonly untilMs: number; readonly addresses: readonly string[] }
+    | undefined;
   readonly hasNextSecret: boolean;
 }
 

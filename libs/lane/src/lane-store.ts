@@ -96,6 +96,8 @@ export interface BegunCommand {
   readonly id: CommandId;
   /** Names this attempt, for `settle` and `giveBack`; grows with each, also with those that do not count. */
   readonly attempt: number;
+  /** How many attempts may have been written, as far as the store knows, this one included. */
+  readonly writes: number;
   readonly lane: LaneName;
   readonly method: LapiMethod;
   readonly url: string;

@@ -21,3 +21,4 @@ export * from './message/control-frame.ts';
 export * from './message/ended-frame.ts';
 export * from './message/event.ts';
 export * from './message/reply-frame.ts';
+export * from './message/shown-frame.ts';

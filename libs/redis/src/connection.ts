@@ -7,7 +7,7 @@
  *  Errors never throw from here; they are reported, rate-limited, through `onEvent`, and hold no credentials. */
 
 import { BrokerError } from '@lapi-broker/protocol';
-import { Cluster, Redis, type RedisOptions } from 'ioredis';
+import { Cluster, Redis, type RedisOptions, type SentinelConnectionOptions, SentinelConnector } from 'ioredis';
 import { addressesOf, parseRedisUrl, type RedisTopology } from './url.ts';
 import { versionProblem } from './version.ts';
 
@@ -236,7 +236,28 @@ function serverOptions(topology: Exclude<RedisTopology, { kind: 'cluster' }>): S
     sentinelRetryStrategy: retryDelayMs,
     sentinelReconnectStrategy: retryDelayMs,
     sentinelCommandTimeout: CONNECT_TIMEOUT_MS,
+    Connector: Sentinels,
   };
+}
+
+/** Private in ioredis: makes a client of a sentinel. */
+const DIAL = 'connectToSentinel';
+
+/** Repairs two faults of ioredis 6.0. */
+class Sentinels extends SentinelConnector {
+  constructor(options: unknown) {
+    super(options as SentinelConnectionOptions);
+    // A client without a listener writes to stderr each time that its sentinel does not answer.
+    const dial: (...args: readonly unknown[]) => Redis = this[DIAL].bind(this);
+    this[DIAL] = (...args: readonly unknown[]) => dial(...args).on('error', () => undefined);
+  }
+
+  /** Whoever still listens for a failover on behalf of the connection before would end the next one when it hears of it while that is being made:
+   *  for good, as if its owner had closed it. */
+  override connect(...args: Parameters<SentinelConnector['connect']>): ReturnType<SentinelConnector['connect']> {
+    this.disconnect();
+    return super.connect(...args);
+  }
 }
 
 function openServer(
@@ -256,6 +277,8 @@ function openServer(
   redis.on('close', () => {
     if (!leaving.has(redis)) report('redis.closed');
   });
+  // One that ended by itself would keep listening to its sentinels for failovers, over a connection to each.
+  redis.on('end', () => redis.disconnect());
   return redis;
 }
 

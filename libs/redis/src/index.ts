@@ -20,9 +20,9 @@ export {
   withDeadline,
 } from './connection.ts';
 export { guarded, hasMoved, notDone, toBrokerError } from './guard.ts';
-export { createKeyspace, DEFAULT_PREFIX, DEFAULT_SHARDS, type Keyspace } from './keyspace.ts';
+export { createKeyspace, DEFAULT_PREFIX, DEFAULT_SHARDS, type Keyspace, parcelKey } from './keyspace.ts';
 export { checkMeta } from './meta.ts';
-export { publish } from './publish.ts';
+export { keep, publish } from './publish.ts';
 export { RedisClock } from './redis-clock.ts';
 export { ReplicaBarrier } from './replica-barrier.ts';
 export {

@@ -9,10 +9,14 @@
  *  lapi:{s07}:device:<code>           hash    for ever; 30 d after claim, release,      edge, command
  *                                             removal (epoch only) reap, provisioning
  *      provisioning: rev profile type tags(JSON) firmware enabled created updated     session: node epoch session since addr vendor kind algo sub(JSON)
- *      last session: off offAt        take-over guard: fw (times, ms, comma-joined) hu (held until, ms)        removed: gone (its last rev)
+ *      last session: off offAt        removed: gone (its last rev)        kept away: hu (until, ms) hk (why) ha (addresses, comma-joined)
+ *      counted towards that: fw (take-overs, <ms>@<address>, comma-joined) bad (ends for misbehaviour, ms, comma-joined)
  *  lapi:{s07}:secret:<code>           hash    with provisioning    command              edge       current next (ciphertext) rev (as in the row)
  *  lapi:{s07}:nonce:<nonce>:<code>    string  nonce TTL + 10 s     claim                claim
  *  lapi:{s07}:owned:<node>.<inc>      zset    until empty          claim, release, reap reaper, node filter (a superset of what is owned; score 0)
+ *  lapi:{s07}:ended:<node>.<inc>      string  1 h                  edge, command        edge, command   the end of an incarnation was announced (one shard)
+ *  lapi:{s07}:timeline:<code>         list    a day after the last   edge, reap           command        its last sessions, newest first, as short JSON (libs/timeline); bounded
+ *  lapi:{s07}:refused:<code>          list    as the timeline; 1 h for codes nobody provisioned   edge   command   its refused registrations, in the same way
  *  lapi:{s07}:codes                   zset    for ever             provisioning         listing (score 0, byte order)
  *  lapi:{s07}:tag:<tag>               zset    until empty          provisioning         listing
  *  lapi:{s07}:type:<type>             zset    until empty          provisioning         listing
@@ -45,8 +49,8 @@
  *  lapi:{webhooks}:log:<id>           list    bounded by number    command              command    attempts of delivery, newest first
  *  lapi:{webhooks}:due                zset    while it is on       command              command    <id>:<lane> → ms when somebody must look
  *  lapi:{webhooks}:holders            hash    while seen to        command              command    <id>:<lane> → token of who sees to it
- *  lapi:node:<node>                   hash    lease (10 s)         edge                 edge, command    inc address version started sessions rate lag phase beat
- *  lapi:nodes                         zset    until forgotten      edge                 command    <node>.<inc> → last beat, ms of Redis time
+ *  lapi:node:<node>                   hash    lease (10 s)         edge                 edge, command    inc address version started sessions rate lag phase drain beat; asked (by command)
+ *  lapi:nodes                         zset    until forgotten      edge                 edge, command    <node>.<inc> → last beat, ms of Redis time
  *  lapi:apikey:<sha256>               hash    until revoked        command              command    id name scopes created
  *  lapi:apikeys                       set     until revoked        command              command    hashes
  *  lapi:lock:<name>                   string  seconds              command              command
@@ -54,10 +58,16 @@
  *  lapi:{schedules}:all               zset    until deleted        command              command    id (score 0: byte order is the order of making)
  *  lapi:{schedules}:due               zset    until paused         command              command    id → ms of the next firing
  *  lapi:{queue:<name>}:<name>:*       BullMQ  until done           command              command        ids and times of work; no truth (libs/queue)
+ *  <channel>:parcel:<random>          string  30 s, or until fetched  edge, command     edge, command   a message too large for its channel (libs/bus)
  *  channels (sharded pub/sub on Cluster): lapi:inbox:<node>.<inc>  to one incarnation     lapi:reply:<instance>  to one command process
  */
 
 import { type CommandId, type DeviceCode, type InstanceId, type NodeId, shardOfCommand } from '@lapi-broker/protocol';
+
+/** Beside the channel that says where it lies, so it begins with the prefix as everything does. */
+export function parcelKey(channel: string, id: string): string {
+  return `${channel}:parcel:${id}`;
+}
 
 export const DEFAULT_SHARDS = 16;
 export const DEFAULT_PREFIX = 'lapi';
@@ -71,6 +81,9 @@ export interface Keyspace {
   secret(code: DeviceCode): string;
   nonce(nonce: string, code: DeviceCode): string;
   owned(shard: number, node: NodeId): string;
+  timeline(code: DeviceCode): string;
+  refused(code: DeviceCode): string;
+  ended(shard: number, node: NodeId): string;
   codes(shard: number): string;
   tag(shard: number, tag: string): string;
   type(shard: number, type: string): string;
@@ -146,6 +159,9 @@ export function createKeyspace(prefix: string = DEFAULT_PREFIX, shards: number =
     secret: (code) => `${inShard(code)}secret:${code}`,
     nonce: (nonce, code) => `${inShard(code)}nonce:${nonce}:${code}`,
     owned: (shard, node) => `${tagOf(shard)}owned:${node}`,
+    ended: (shard, node) => `${tagOf(shard)}ended:${node}`,
+    timeline: (code) => `${inShard(code)}timeline:${code}`,
+    refused: (code) => `${inShard(code)}refused:${code}`,
     codes: (shard) => `${tagOf(shard)}codes`,
     tag: (shard, tag) => `${tagOf(shard)}tag:${tag}`,
     type: (shard, type) => `${tagOf(shard)}type:${type}`,

@@ -3,6 +3,7 @@
  *  so no interval of `windowMs` ever holds more than `limit`. claim.lua holds the same decision for Redis. */
 
 import { BrokerError } from '@lapi-broker/protocol';
+import type { Hold } from './owner-registry.ts';
 
 export interface FlapGuard {
   /** Take-overs that are let through within the window; 1–60, because their times lie in the row. */
@@ -24,19 +25,33 @@ export function flapGuard(settings: Partial<FlapGuard> = {}): FlapGuard {
   return guard;
 }
 
-/** What a row remembers. */
-export interface TakeOvers {
-  /** Times of the take-overs that still count, oldest first. */
-  readonly timesMs: readonly number[];
-  readonly heldUntilMs: number;
+export interface TakeOver {
+  readonly atMs: number;
+  /** Of the device that took over. */
+  readonly address: string;
 }
 
-export const NO_TAKE_OVERS: TakeOvers = { timesMs: [], heldUntilMs: 0 };
+/** One more take-over is asked for, `recent` being those that were let through, oldest first: those that still count, or the hold-down that
+ *  begins. */
+export function takeOver(
+  recent: readonly TakeOver[],
+  guard: FlapGuard,
+  { atMs, address }: TakeOver,
+): { readonly passed: readonly TakeOver[] } | { readonly hold: Hold } {
+  const counted = [...recent.filter((each) => each.atMs > atMs - guard.windowMs), { atMs, address }];
+  if (counted.length <= guard.limit) return { passed: counted };
+  const addresses = counted.map((each) => each.address);
+  return {
+    hold: {
+      reason: takeTurns(addresses) ? 'conflict' : 'flapping',
+      untilMs: atMs + guard.holdMs,
+      addresses: [...new Set(addresses)],
+    },
+  };
+}
 
-/** One take-over is asked for at `nowMs`: the state to keep, and for how long it is refused (0 = go on). */
-export function takeOver(state: TakeOvers, guard: FlapGuard, nowMs: number): { state: TakeOvers; refusedMs: number } {
-  if (nowMs < state.heldUntilMs) return { state, refusedMs: state.heldUntilMs - nowMs };
-  const recent = state.timesMs.filter((at) => at > nowMs - guard.windowMs);
-  if (recent.length < guard.limit) return { state: { timesMs: [...recent, nowMs], heldUntilMs: 0 }, refusedMs: 0 };
-  return { state: { timesMs: [], heldUntilMs: nowMs + guard.holdMs }, refusedMs: guard.holdMs };
+/** Did one come back after another? Two devices with one code do that; one device that moves does not. */
+function takeTurns(addresses: readonly string[]): boolean {
+  const stretches = addresses.filter((address, i) => address !== addresses[i - 1]).length;
+  return stretches > new Set(addresses).size;
 }

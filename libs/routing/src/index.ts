@@ -5,5 +5,6 @@ export { MemoryNodeDirectory } from './memory/node-directory.ts';
 export { type KnownProvisioning, MemoryOwnerRegistry, type SessionRow } from './memory/owner-registry.ts';
 export type * from './node-directory.ts';
 export type * from './owner-registry.ts';
+export { QUARANTINE, type Quarantine } from './quarantine.ts';
 export { RedisNodeDirectory } from './redis/node-directory.ts';
 export { RedisOwnerRegistry } from './redis/owner-registry.ts';

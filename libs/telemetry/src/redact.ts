@@ -19,7 +19,7 @@ const NAMES: ReadonlySet<string> = new Set([
 ]);
 /** Parts of names. */
 const PARTS =
-  /secret|token|password|passwd|passphrase|authorization|cookie|apikey|privatekey|noncekey|sealingkey|credential/;
+  /secret|token|password|passwd|pwd|passphrase|authorization|cookie|apikey|privatekey|noncekey|sealingkey|credential/;
 
 const MAX_DEPTH = 8;
 const MAX_ENTRIES = 100;
@@ -122,7 +122,7 @@ function shortened(text: string, limit: number): string {
 }
 
 const IN_TEXT_NAME =
-  '[\\w-]*(?:secret|token|password|passwd|api[-_]?key|credential)|c?nonce|(?:re)?sign(?:ature)?|pin|login[-_]?name';
+  '[\\w-]*(?:secret|token|password|passwd|pwd|passphrase|api[-_]?key|private[-_]?key|credential)|c?nonce|(?:re)?sign(?:ature)?|pin|login[-_]?(?:name|pass)';
 /** name=value, as in a query string or a form. */
 const ASSIGNMENT = new RegExp(`\\b(${IN_TEXT_NAME})=(?!\\[redacted\\])[^&\\s"'\\\\,;)<>]+`, 'gi');
 /** "name": "value" or "name": 1, also with escaped quotes, as JSON inside a string of JSON has them. */
@@ -134,7 +134,7 @@ const AUTHORIZATION = /\b(bearer|basic|digest)\s+[\w.~+/=-]{6,}/gi;
 const URL_CREDENTIALS = /:\/\/[^\s/@"'\\]*@/g;
 
 /** Holds for every text that one of the expressions above could change, and for few others: most lines are done after it. */
-const SUSPECT = /sign|nonce|pin|secret|token|passw|api[-_]?key|credential|login|bearer|basic|digest|@/i;
+const SUSPECT = /sign|nonce|pin|secret|token|pass|pwd|private|api[-_]?key|credential|login|bearer|basic|digest|@/i;
 
 /** The last line of defence, on a finished log line or any text. */
 export function redactText(text: string): string {

@@ -534,6 +534,50 @@ describe('nodes', () => {
       expect.objectContaining({ node: edge.node, name: 'edge-1', phase: 'serving', address: 'ws://test', sessions: 0 }),
     );
   });
+
+  it('are asked to drain and to serve again, by name or incarnation, and say how far they are', async () => {
+    const keyspace = createKeyspace(PREFIX);
+    const directory = new RedisNodeDirectory(connection, keyspace);
+    const parts = { pubsub: edgeBus, keyspace, registry: new RedisOwnerRegistry(connection, keyspace), directory };
+    const asked = await new FakeEdge('asked', parts).start();
+    const { node } = asked;
+    const load = { sessions: 7, registrations: 0, loopLagMs: 0 };
+    const heard = async () => {
+      const renewed = await directory.renew(node, { ...load, phase: 'serving' }, 600_000, 8.64e15);
+      return renewed.status === 'renewed' ? renewed.asked : undefined;
+    };
+    for (const [path, body, word] of [
+      [`/v1/nodes/asked/drain`, { seconds: 60 }, { ask: 'drain', seconds: 60 }],
+      [`/v1/nodes/${node}/drain`, undefined, { ask: 'drain', seconds: undefined }],
+      [`/v1/nodes/asked/resume`, undefined, { ask: 'resume' }],
+    ] as const) {
+      const answer = await ask('POST', path, body === undefined ? {} : { body: JSON.stringify(body) });
+      expect(answer).toMatchObject({ status: 202, body: { node, name: 'asked', phase: 'serving' } });
+      expect(await heard()).toMatchObject(word);
+    }
+    const drain = { startedAtMs: 1_735_689_600_000, endsAtMs: 1_735_689_620_000, devices: 9, left: 7 };
+    await directory.renew(node, { ...load, phase: 'draining', drain }, 600_000, 8.64e15);
+    expect((await ask('GET', '/v1/nodes/asked')).body).toMatchObject({
+      node,
+      phase: 'draining',
+      drain: { startedAt: '2025-01-01T00:00:00.000Z', endsAt: '2025-01-01T00:00:20.000Z', devices: 9, left: 7 },
+    });
+    await directory.leave(node);
+    expect(await ask('POST', `/v1/nodes/${node}/drain`)).toMatchObject({ status: 409, body: { code: 'conflict' } });
+    await asked.deafen();
+  });
+
+  it('that do not exist are not found, and what is no drain is refused', async () => {
+    for (const [method, path] of [
+      ['GET', '/v1/nodes/nobody'],
+      ['POST', '/v1/nodes/nobody/drain'],
+      ['POST', '/v1/nodes/nobody/resume'],
+    ] as const)
+      expect(await ask(method, path)).toMatchObject({ status: 404, body: { code: 'not_found' } });
+    for (const body of [{ seconds: 0 }, { seconds: 3_601 }, { minutes: 1 }, []])
+      expect((await ask('POST', '/v1/nodes/edge-1/drain', { body: JSON.stringify(body) })).status).toBe(400);
+    expect((await ask('GET', '/v1/nodes/a%20b')).status).toBe(400);
+  });
 });
 
 describe('a node that dies', () => {
@@ -552,10 +596,11 @@ describe('a node that dies', () => {
     const shown = await waitFor(
       async () => {
         const row = (await ask('GET', `/v1/devices/${code}`)).body;
-        return row.lastOffline === undefined ? undefined : row;
+        return row.online ? undefined : row;
       },
-      { deadlineMs: 10_000, what: 'the reaper' },
+      { deadlineMs: 10_000, what: 'the end of its lease' },
     );
+    // From the first moment on, also before anybody has written it.
     expect(shown).toMatchObject({ online: false, lastOffline: { reason: 'node_lost' } });
     expect((await ask('GET', '/v1/nodes')).body.items).toContainEqual(
       expect.objectContaining({ node: dying.node, phase: 'dead' }),

@@ -22,6 +22,7 @@ import {
 import { RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
 import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
 import { createMetrics, createProbes, type Log } from '@lapi-broker/telemetry';
+import { RedisTimeline } from '@lapi-broker/timeline';
 import { customAlphabet } from 'nanoid';
 import { Access } from './access/access.ts';
 import { RedisApiKeyStore, storeBootstrapKey } from './access/api-key.ts';
@@ -52,6 +53,7 @@ import { NodeWatch } from './node/node-watch.ts';
 import { createReapLock, Reaper } from './node/reaper.ts';
 import { createSchedules } from './schedule/parts.ts';
 import { createSinks } from './sink/parts.ts';
+import { LiveSessions } from './timeline/live-sessions.ts';
 import { createWebhooks } from './webhook/parts.ts';
 
 export const VERSION = '0.1.0';
@@ -81,6 +83,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const appends = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   const consumers = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
+  const timelineMs = config.LAPI_TIMELINE_SECONDS * 1_000;
   const pubsub = new RedisPubSub({ state, onEvent });
   const stream = new RedisEventStream({
     state,
@@ -108,7 +111,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     intervalMs: LIMITS.eventTrimMs,
     onFailure: () => counts.trimFailures.inc(),
   });
-  const registry = new RedisOwnerRegistry(state, keyspace);
+  const registry = new RedisOwnerRegistry(state, keyspace, { timelineMs });
   const directory = new RedisNodeDirectory(state, keyspace);
   const devices = new RedisDeviceStore(state, keyspace);
   const keys = new RedisApiKeyStore(state, keyspace, LIMITS.apiKeys);
@@ -123,6 +126,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     ...createReapLock(state, keyspace, instance),
     batch: LIMITS.reapBatch,
     monotonicMs,
+    onLost: (node, devices) => log.warn({ node, devices }, 'node.lost'),
     onReaped: (node, offline, forgotten) => {
       counts.reaped.inc(offline);
       log.info({ node, offline, forgotten }, 'node.reaped');
@@ -138,6 +142,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     onView: (views) => reaper.look(views),
     onFailure: () => counts.directoryFailures.inc(),
   });
+  const liveSessions = new LiveSessions({ instance, pubsub, keyspace });
   const dispatch = new Dispatch(
     {
       instance,
@@ -149,6 +154,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
       owners: new OwnerCache(config.LAPI_OWNER_CACHE_ENTRIES, config.LAPI_OWNER_CACHE_MS),
       meter: counts.meter,
       onEnded: (id) => lanes.onEnded(id),
+      onShown: (shown) => liveSessions.told(shown),
       monotonicMs,
       random: Math.random,
     },
@@ -318,6 +324,9 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     images,
     devices,
     vault,
+    timeline: new RedisTimeline(state, keyspace, { keepMs: timelineMs }),
+    keepsTimeline: timelineMs > 0,
+    liveSessions,
     registry,
     directory,
     nodes,
@@ -396,6 +405,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     ...jobs.parts,
     ...schedules.parts,
     dispatch,
+    liveSessions,
     lanes.waits,
     feed,
     ...groups.parts,

@@ -76,6 +76,15 @@ export const CommandSettings = z
       .describe(
         'Events kept per shard for replay, in bytes: their data and 256 for each; the oldest go first. The same number as on the edges.',
       ),
+    LAPI_TIMELINE_SECONDS: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .max(30 * 24 * 3_600)
+      .default(86_400)
+      .describe(
+        'How long the timeline of a device is kept after its last entry; the same number as on the edges. 0 keeps none.',
+      ),
     LAPI_CONFIRM_EVENTS: z
       .enum(['auto', 'off'])
       .default('auto')

@@ -35,6 +35,14 @@ export const EdgeSettings = z
       .optional()
       .describe('Certificate file; with LAPI_DEVICE_TLS_KEY the device listener speaks wss.'),
     LAPI_DEVICE_TLS_KEY: z.string().optional().describe('Private key file of the certificate.'),
+    LAPI_PEER_PROBES: z
+      .string()
+      .superRefine(acceptedBy(readPeers))
+      .default('')
+      .transform(readPeers)
+      .describe(
+        'Comma-separated http://host:port of the probe listeners of the other edges, or of a name that resolves to all of them. An edge that alone has lost Redis then lets its devices go to the others; empty: it keeps them.',
+      ),
     LAPI_PUBLIC_ADDRESS: z
       .string()
       .default('')
@@ -203,13 +211,38 @@ export const EdgeSettings = z
       .min(1_024)
       .default(4_096)
       .describe('Base64 text from this length on is taken out of events as a picture; shorter text stays in the data.'),
+    LAPI_TIMELINE_SECONDS: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .max(30 * 24 * 3_600)
+      .default(86_400)
+      .describe(
+        'How long the timeline of a device is kept after its last entry; the same number as on the command services. 0 keeps none.',
+      ),
     LAPI_DRAIN_SECONDS: z.coerce
       .number()
       .int()
       .min(1)
       .max(3_600)
       .default(20)
-      .describe('After SIGTERM: how long closing the devices may take.'),
+      .describe(
+        'After SIGTERM, or a drain over the API that does not say: how long it may take until no device is left.',
+      ),
+    LAPI_DRAIN_DELAY_SECONDS: z.coerce
+      .number()
+      .min(0)
+      .max(600)
+      .default(5)
+      .describe(
+        'Part of it, at most half: how long a node that is to drain goes on taking registrations, so that balancers hear of it first.',
+      ),
+    LAPI_REBALANCE: z
+      .enum(['auto', 'off'])
+      .default('auto')
+      .describe(
+        'auto: a node with clearly more devices than the others lets go of the surplus, slowly, idle devices first; off: devices stay where they are.',
+      ),
     LAPI_LOG_LEVEL: z
       .enum(['fatal', 'error', 'warn', 'info', 'debug', 'silent'])
       .default('info')
@@ -244,6 +277,18 @@ function refuseHalfTls({
       expectation: `required, because LAPI_DEVICE_TLS_${given} is set`,
     },
   ]);
+}
+
+/** Throws for what is no base URL with a port. */
+function readPeers(text: string): readonly string[] {
+  const urls = text.split(',').map((url) => url.trim());
+  return urls
+    .filter((url) => url !== '')
+    .map((url) => {
+      const { protocol, port, origin } = new URL(url);
+      if (protocol !== 'http:' || port === '') throw new TypeError(`${url}: http://host:port is expected`);
+      return origin;
+    });
 }
 
 /** Throws for what is no address and no CIDR range. */

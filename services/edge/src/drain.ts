@@ -1,53 +1,202 @@
-/** Leaving on purpose (design §9): refuse new registrations, then take the devices one after the other: refuse
- *  its further calls, finish what is out, end its subscription, close it with 1001. Paced and jittered, so that devices arrive at the other
- *  nodes as a stream and not as a storm; whoever has not had its turn is served as before. Bounded by its deadline. */
+/** Leaving on purpose (design §9), asked by a signal or over the API: said in the directory and by the probe first; then, when balancers
+ *  have had the time to hear it, registrations are refused and the devices go in random order, paced over what is left of the time, so
+ *  that they arrive at the other nodes as a stream and not as a storm. Whoever has not had its turn is served as before.
+ *  serving → announced → refusing → (no device left) empty → serving again if the API says so, or the end of the process.
+ *  A signal is for good. Store away: the drain goes on, the directory hears of it later. Driven by `look`, without timers.
+ *  How one session ends is in departures.ts. */
 
-import type { Clock } from '@lapi-broker/runtime';
+import type { DrainProgress, HeardAsk, NodeAsk, NodePhase } from '@lapi-broker/routing';
 import type { Log } from '@lapi-broker/telemetry';
+import type { Departures } from './device/departures.ts';
 import type { Session } from './device/session.ts';
 import type { SessionTable } from './device/session-table.ts';
+import { FINISH_MS } from './limits.ts';
 
-/** How long calls that are out may still be answered, ms. */
-const IN_FLIGHT_MS = 5_000;
-const LOOK_MS = 50;
 /** Slowest pace, so that a small node does not linger. */
 const LEAST_PER_SECOND = 50;
+/** What the last device may need from its turn to its close: what is out, its subscription, and the step of this node. */
+const LAST_TURN_MS = FINISH_MS + 2_000;
+const LEAST_SPREAD_MS = 50;
 
-/** Devices to close per second so that all are gone in `seconds`. Pure. */
-export function drainPace(devices: number, seconds: number): number {
-  return Math.max(LEAST_PER_SECOND, devices / Math.max(1, seconds));
+/** Monotonic ms. */
+export interface DrainPlan {
+  /** Registrations are accepted until then. */
+  readonly listensUntilMs: number;
+  /** By then every device has had its turn. */
+  readonly lastTurnMs: number;
+  /** Nobody is waited for after it. */
+  readonly endsMs: number;
 }
 
-export async function drainSessions(
-  sessions: SessionTable,
-  deadlineMs: number,
-  clock: Clock,
-  random: () => number,
-  log: Log,
-): Promise<void> {
-  const endMs = clock.monotonicMs() + deadlineMs;
-  const all = shuffled([...sessions.values()], random);
-  const perSecond = drainPace(all.length, deadlineMs / 1_000 / 2);
-  log.info({ sessions: all.length, perSecond: Math.round(perSecond) }, 'drain.started');
-  const leaving: Promise<void>[] = [];
-  const startedMs = clock.monotonicMs();
-  for (let next = 0; next < all.length; ) {
-    const nowMs = clock.monotonicMs();
-    const due = nowMs >= endMs ? all.length : Math.ceil(((nowMs - startedMs + LOOK_MS) / 1_000) * perSecond);
-    for (; next < Math.min(due, all.length); next++) leaving.push(leave(all[next] as Session, clock, endMs));
-    if (next < all.length) await pause(LOOK_MS * (0.5 + random()));
+/** At most half of the time goes to the balancer, and at least half of the rest to the devices. */
+export function planDrain(nowMs: number, spanMs: number, delayMs: number): DrainPlan {
+  const listensUntilMs = nowMs + Math.min(delayMs, spanMs / 2);
+  const endsMs = nowMs + spanMs;
+  return {
+    listensUntilMs,
+    lastTurnMs: Math.max(endsMs - LAST_TURN_MS, (listensUntilMs + endsMs) / 2),
+    endsMs,
+  };
+}
+
+/** Turns per second, so that the rest has had its turn in time. */
+export function drainPace(rest: number, plan: DrainPlan, nowMs: number): number {
+  return Math.max(LEAST_PER_SECOND, rest / (Math.max(LEAST_SPREAD_MS, plan.lastTurnMs - nowMs) / 1_000));
+}
+
+export interface DrainOptions {
+  readonly sessions: SessionTable;
+  readonly departures: Departures;
+  /** Registrations that may still become sessions although new ones are refused. */
+  readonly registering: () => number;
+  /** Tells the directory at once instead of with the next beat. */
+  readonly announce: () => void;
+  readonly delayMs: number;
+  /** Where the API does not say how long. */
+  readonly spanMs: number;
+  readonly monotonicMs: () => number;
+  /** Redis time. */
+  readonly redisMs: () => number;
+  /** In [0, 1). */
+  readonly random: () => number;
+  readonly log: Log;
+}
+
+export class Drain {
+  /** Are registrations refused (F16)? */
+  refuses = false;
+  private readonly options: DrainOptions;
+  private plan: DrainPlan | undefined;
+  private startedAtMs = 0;
+  private startedMs = 0;
+  private goneBefore = 0;
+  private heard = 0;
+  /** Those that have not had their turn, in the order in which they will. */
+  private turns: Session[] = [];
+  private credit = 0;
+  private lookedMs = 0;
+  private isEmpty = false;
+  /** Resolves the drain that a signal asked for. */
+  private left: (() => void) | undefined;
+  private forGood = false;
+
+  constructor(options: DrainOptions) {
+    this.options = options;
   }
-  await Promise.all(leaving);
-  log.info({ sessions: all.length, tookMs: Math.round(clock.monotonicMs() - startedMs) }, 'drain.ended');
+
+  get phase(): NodePhase {
+    return this.plan === undefined ? 'serving' : 'draining';
+  }
+
+  get progress(): DrainProgress | undefined {
+    const { plan, startedAtMs } = this;
+    if (plan === undefined) return undefined;
+    const left = this.options.sessions.size;
+    return {
+      startedAtMs,
+      endsAtMs: startedAtMs + (plan.endsMs - this.startedMs),
+      devices: left + this.options.departures.gone - this.goneBefore,
+      left,
+    };
+  }
+
+  /** Monotonic ms after which departing sessions are closed whatever is out. */
+  get endsMs(): number {
+    return this.plan?.endsMs ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** What the directory says was asked of this node; each word is done once. */
+  hear(asked: HeardAsk): void {
+    if (asked.number <= this.heard) return;
+    this.heard = asked.number;
+    if (this.forGood) this.options.log.info({ ask: asked.ask }, 'drain.ask_ignored');
+    else this.obey(asked);
+  }
+
+  /** For good: resolves when no device is left, or it was stopped. */
+  leave(spanMs: number): Promise<void> {
+    this.forGood = true;
+    this.begin(spanMs, 'signal');
+    return new Promise((resolve) => {
+      this.left = resolve;
+    });
+  }
+
+  /** Gives up what is under way; registrations stay refused. */
+  stop(): void {
+    this.refuses = true;
+    this.left?.();
+  }
+
+  look(nowMs: number): void {
+    const { plan } = this;
+    const spentMs = nowMs - this.lookedMs;
+    this.lookedMs = nowMs;
+    if (plan === undefined || nowMs < plan.listensUntilMs) return;
+    this.refuses = true;
+    this.giveTurns(plan, nowMs, spentMs);
+    if (this.options.sessions.size === 0 && this.options.registering() === 0) this.becomeEmpty(nowMs);
+  }
+
+  private obey(ask: NodeAsk): void {
+    if (ask.ask === 'drain') {
+      this.begin(ask.seconds === undefined ? this.options.spanMs : ask.seconds * 1_000, 'api');
+      return;
+    }
+    if (this.plan === undefined) return;
+    this.plan = undefined;
+    this.refuses = false;
+    this.turns = [];
+    this.options.log.info({ sessions: this.options.sessions.size }, 'drain.resumed');
+    this.options.announce();
+  }
+
+  private begin(spanMs: number, by: 'signal' | 'api'): void {
+    const { sessions, departures, delayMs, monotonicMs, redisMs, announce, log } = this.options;
+    const nowMs = monotonicMs();
+    const before = this.plan;
+    if (before === undefined) {
+      this.startedMs = nowMs;
+      this.startedAtMs = redisMs();
+      this.goneBefore = departures.gone;
+      this.credit = 0;
+    }
+    // What was said before has been heard since then.
+    const restOfDelayMs = Math.max(0, Math.min(delayMs, (before?.listensUntilMs ?? nowMs + delayMs) - nowMs));
+    this.plan = planDrain(nowMs, spanMs, restOfDelayMs);
+    this.refuses ||= restOfDelayMs === 0;
+    this.isEmpty = false;
+    this.lookedMs = nowMs;
+    log.info({ sessions: sessions.size, seconds: spanMs / 1_000, by }, 'drain.started');
+    announce();
+  }
+
+  private giveTurns(plan: DrainPlan, nowMs: number, spentMs: number): void {
+    const { sessions, departures, random } = this.options;
+    if (this.turns.length === 0) this.turns = shuffled([...sessions.values()].filter(stays), random);
+    const rest = this.turns.length;
+    if (rest === 0) return;
+    // Between half and one and a half times the pace: devices that left together would come together.
+    this.credit += (spentMs / 1_000) * drainPace(rest, plan, nowMs) * (0.5 + random());
+    if (nowMs >= plan.endsMs) this.credit = rest;
+    for (; this.credit >= 1 && this.turns.length > 0; this.credit--) {
+      const session = this.turns.pop();
+      if (session !== undefined) departures.begin(session, 'draining', nowMs);
+    }
+  }
+
+  private becomeEmpty(nowMs: number): void {
+    if (this.isEmpty) return;
+    this.isEmpty = true;
+    const tookMs = Math.round(nowMs - this.startedMs);
+    this.options.log.info({ devices: this.progress?.devices ?? 0, tookMs }, 'drain.ended');
+    this.options.announce();
+    this.left?.();
+  }
 }
 
-async function leave(session: Session, clock: Clock, endMs: number): Promise<void> {
-  session.leaving = true;
-  session.refuseWaiting('node_draining');
-  const lastMs = Math.min(endMs, clock.monotonicMs() + IN_FLIGHT_MS);
-  while (session.isOpen && session.unfinished > 0 && clock.monotonicMs() < lastMs) await pause(LOOK_MS);
-  if (session.isOpen) await session.subscription?.remove();
-  session.close(1001, 'node draining', 'draining');
+function stays(session: Session): boolean {
+  return session.isOpen && !session.leaving;
 }
 
 function shuffled<T>(items: T[], random: () => number): T[] {
@@ -56,8 +205,4 @@ function shuffled<T>(items: T[], random: () => number): T[] {
     [items[i], items[j]] = [items[j] as T, items[i] as T];
   }
   return items;
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -6,7 +6,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { RedisEventStream, RedisPubSub } from '@lapi-broker/bus';
 import { createProfiles, createSecretVault, RedisDeviceStore } from '@lapi-broker/device';
 import { openImageStore } from '@lapi-broker/image';
-import { type ControlMessage, createNonceIssuer, encodeControlFrame } from '@lapi-broker/protocol';
+import { type ControlMessage, createNonceIssuer, encodeControlFrame, encodeShownFrame } from '@lapi-broker/protocol';
 import {
   checkMeta,
   closeConnection,
@@ -19,28 +19,35 @@ import {
   ready,
   StoreMemory,
 } from '@lapi-broker/redis';
-import { type NodeLoad, RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
+import { type NodeLoad, type OfflineReason, RedisNodeDirectory, RedisOwnerRegistry } from '@lapi-broker/routing';
 import { Lifecycle, type Part, systemClock } from '@lapi-broker/runtime';
 import { createMetrics, createProbes, type Log } from '@lapi-broker/telemetry';
+import { encodeSession, RedisTimeline, type SessionEntry } from '@lapi-broker/timeline';
 import { Inbox } from './command/inbox.ts';
 import { Lanes } from './command/lanes.ts';
 import type { EdgeConfig } from './config.ts';
 import { AdmissionBucket } from './device/admission.ts';
 import { Conversation } from './device/conversation.ts';
 import { CredentialCache, fingerprint } from './device/credentials.ts';
+import { Departures } from './device/departures.ts';
 import { FailureLog } from './device/failures.ts';
 import { Handshake } from './device/handshake.ts';
 import { DeviceListener } from './device/listener.ts';
 import type { Session, SessionHost } from './device/session.ts';
 import { SessionTable } from './device/session-table.ts';
 import { Wheel } from './device/wheel.ts';
-import { drainSessions } from './drain.ts';
+import { Drain } from './drain.ts';
 import { Outbox } from './event/outbox.ts';
 import { Pictures } from './event/pictures.ts';
-import { LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES, STORE_MEMORY_LOOK_MS } from './limits.ts';
+import { FRAME_LOG_BYTES, LEASE_BEAT_MS, MAX_REMEMBERED_FAILURES, STORE_MEMORY_LOOK_MS } from './limits.ts';
 import { createEdgeMetrics } from './metrics.ts';
+import { Rebalance } from './rebalance.ts';
 import { Crossings } from './route/crossing.ts';
+import { Isolation } from './route/isolation.ts';
 import { Ownership } from './route/ownership.ts';
+import { FrameLog } from './timeline/frame-log.ts';
+import { sessionEntryOf } from './timeline/session-entry.ts';
+import { TimelineWriter } from './timeline/writer.ts';
 
 /** Registry calls and lease renewals: two of them fit into the deadline of a registration (H12). */
 const STATE_TIMEOUT_MS = 2_000;
@@ -81,6 +88,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       maxAgeMs: config.LAPI_EVENT_RETENTION_SECONDS * 1_000,
       maxBytes: config.LAPI_EVENT_RETENTION_BYTES,
     },
+    redisClock,
   });
 
   const metrics = createMetrics('edge');
@@ -107,18 +115,43 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     }),
   );
   const load = loadMeter(sessions);
-  let leaving = false;
-  const draining = (): boolean => leaving;
+  const departures = new Departures((session, reason) => ownership.release(session, reason));
+  const drain = new Drain({
+    sessions,
+    departures,
+    registering: () => handshake.registering,
+    announce: () => void ownership.announce(),
+    delayMs: config.LAPI_DRAIN_DELAY_SECONDS * 1_000,
+    spanMs: config.LAPI_DRAIN_SECONDS * 1_000,
+    monotonicMs,
+    redisMs: () => redisClock.nowMs(),
+    random: Math.random,
+    log,
+  });
+
+  const keepsTimeline = config.LAPI_TIMELINE_SECONDS > 0;
+  const frames = new FrameLog(keepsTimeline ? FRAME_LOG_BYTES : 0);
+  const timeline = new TimelineWriter({
+    timeline: new RedisTimeline(state, keyspace, { keepMs: config.LAPI_TIMELINE_SECONDS * 1_000 }),
+    monotonicMs,
+    count: (result, entries) => counts.timeline.inc({ result }, entries),
+  });
+  /** The time of the store; before it is known, ours. */
+  const storeMs = (): number => (redisClock.known ? redisClock.nowMs() : clock.nowMs());
+  const entryOf = (session: Session, reason?: OfflineReason): SessionEntry =>
+    sessionEntryOf(session, frames, { monotonicMs: clock.monotonicMs(), redisMs: storeMs() }, reason);
 
   const host: SessionHost = {
     wheel,
     metrics: counts,
+    frames,
     livenessFloorMs: config.LAPI_LIVENESS_FLOOR_SECONDS * 1_000,
     monotonicMs,
     mayWrite: (session) => ownership.mayWrite(session),
     sessionEnded: (session, reason) => {
       sessions.leave(session);
       counts.sessionClosed.inc({ reason });
+      if (keepsTimeline) timeline.ended(entryOf(session, reason));
       log.info({ code: session.code, session: session.id, epoch: session.epoch, reason }, 'session.closed');
       // What somebody else owns is not ours to release; the registry would refuse it (D4).
       if (reason !== 'superseded' && reason !== 'fenced') void ownership.release(session, reason);
@@ -127,8 +160,13 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
 
   const crossings = new Crossings();
   const onControl = (message: ControlMessage): void => {
-    crossings.told(message.code);
     const session = sessions.get(message.code);
+    if (message.type === 'show_session') {
+      const text = session === undefined ? '' : encodeSession(entryOf(session));
+      void pubsub.publish(keyspace.reply(message.replyTo), encodeShownFrame({ ask: message.ask, text }));
+      return;
+    }
+    crossings.told(message.code);
     if (message.type === 'provisioning_changed') {
       credentials.forget(message.code);
       if (session !== undefined) ownership.checkSession(session);
@@ -187,7 +225,11 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     sessions,
     metrics: counts,
     log,
-    load: load.read,
+    status: () => {
+      const { phase, progress } = drain;
+      return { ...load.read(), phase, ...(progress === undefined ? {} : { drain: progress }) };
+    },
+    asked: (ask) => drain.hear(ask),
     checkProvisioning: recheck,
     lookAtLanes: (session) => lanes.wake(session),
     tellSuperseded: async (node, code, epoch) => {
@@ -226,7 +268,12 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     host,
     redisClock,
     clock,
-    draining,
+    draining: () => drain.refuses,
+    refused: (code, reason, address) => {
+      if (!keepsTimeline) return;
+      const known = credentials.remembered(code, clock.monotonicMs()) !== undefined;
+      timeline.refused({ code, reason, address, node: config.LAPI_NODE_NAME, atMs: storeMs(), known });
+    },
     metrics: counts,
     log,
   });
@@ -264,9 +311,33 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   const probes = createProbes({
     host: config.LAPI_PROBE_HOST,
     port: config.LAPI_PROBE_PORT,
+    nodeName: config.LAPI_NODE_NAME,
     live: () => true,
-    ready: () => (leaving ? 'draining' : listener.port === 0 ? 'starting' : ownership.readiness()),
+    ready: () => (drain.phase === 'draining' ? 'draining' : listener.port === 0 ? 'starting' : ownership.readiness()),
     metrics,
+  });
+
+  const isolation = new Isolation({
+    nodeName: config.LAPI_NODE_NAME,
+    peers: config.LAPI_PEER_PROBES,
+    leaseAgeMs: () => ownership.leaseAgeMs,
+    sessions,
+    clock,
+    random: Math.random,
+    onShed: (devices) => counts.isolationShed.inc(devices),
+    log,
+  });
+
+  const rebalance = new Rebalance({
+    directory,
+    sessions,
+    departures,
+    node: () => ownership.node,
+    mayShed: () => config.LAPI_REBALANCE === 'auto' && ownership.mayClaim && drain.phase === 'serving',
+    monotonicMs,
+    random: Math.random,
+    metrics: counts,
+    log,
   });
 
   const parts: readonly Part[] = [
@@ -276,6 +347,8 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
       await checkMeta(state, keyspace);
     }),
     storeMemory,
+    // Stops after everything that ends sessions.
+    timeline,
     { name: 'stream', stop: () => stream.stop() },
     pictures,
     { name: 'bus', stop: () => pubsub.stop() },
@@ -284,24 +357,25 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     // Before the lease, which announces its port; registrations get 503 until the lease is held.
     listener,
     ownership,
+    isolation,
     ticker(() => {
       const nowMs = clock.monotonicMs();
       wheel.advance(nowMs, (session, now) => session.look(now));
       outbox.look(nowMs);
+      timeline.look(nowMs);
       lanes.look(nowMs);
+      departures.look(nowMs, drain.endsMs);
+      drain.look(nowMs);
+      rebalance.look(nowMs);
       counts.sessions.set(sessions.size);
       counts.unstoredBytes.set(outbox.unstored.bytes);
     }),
     load,
     {
       name: 'sessions',
-      drain: async (deadlineMs) => {
-        leaving = true;
-        await ownership.announceDrain();
-        await drainSessions(sessions, deadlineMs, clock, Math.random, log);
-      },
+      drain: (deadlineMs) => drain.leave(deadlineMs),
       stop: async () => {
-        leaving = true;
+        drain.stop();
         listener.stopListening();
         for (const session of [...sessions.values()]) session.close(1001, 'node stopping', 'draining');
         await ownership.settled();
@@ -310,9 +384,6 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
     {
       name: 'service',
       start: () => log.info({ node: ownership.node, port: listener.port, probePort: probes.port }, 'service.ready'),
-      drain: () => {
-        leaving = true;
-      },
     },
   ];
   return new Lifecycle(parts, log);

@@ -90,5 +90,18 @@ export const UNHEARD_BATCH = 200;
 export const UNHEARD_REPEAT_MS = 500;
 /** Commands of lanes whose last written attempt is remembered, to refuse a store that fell back behind it (I7). */
 export const MAX_REMEMBERED_ATTEMPTS = 50_000;
+/** What is out when a device is sent elsewhere may be finished for so long, ms. */
+export const FINISH_MS = 5_000;
 /** Protocol D7: a close frame is sent and the TCP connection ended without waiting for the device. */
 export const MAX_PENDING_RELEASES = 100_000;
+/** The last messages of all sessions of a node, for the timeline: some 150,000 ordinary ones, bytes. */
+export const FRAME_LOG_BYTES = 32 * 1024 * 1024;
+/** Entries of the timeline that wait for the store; how many go in one batch, how long they are collected, and how soon a batch that failed comes
+ *  again, ms. */
+export const MAX_TIMELINE_ENTRIES = 20_000;
+export const TIMELINE_BATCH = 256;
+export const TIMELINE_FLUSH_MS = 200;
+export const TIMELINE_RETRY_MS = 1_000;
+/** Refusals of codes that nobody may have provisioned, per node: kept for an hour each, that is at most 18,100 of them. */
+export const UNKNOWN_REFUSALS_PER_SECOND = 5;
+export const UNKNOWN_REFUSALS_BURST = 100;

@@ -7,6 +7,15 @@ export type EdgeMetrics = ReturnType<typeof createEdgeMetrics>;
 export function createEdgeMetrics(metrics: Metrics) {
   return {
     sessions: metrics.gauge('lapi_sessions', 'Open device sessions of this node.'),
+    skew: metrics.gauge(
+      'lapi_sessions_skew_ratio',
+      'Sessions of this node divided by the mean of all nodes that live and serve.',
+    ),
+    rebalanced: metrics.counter(
+      'lapi_rebalance_devices_total',
+      'Devices that this node let go to even out the load, and those of them that came back to it.',
+      ['result'],
+    ),
     registrations: metrics.counter(
       'lapi_registrations_total',
       'Devices that got their 101, by the secret that verified them (protocol G7).',
@@ -30,9 +39,17 @@ export function createEdgeMetrics(metrics: Metrics) {
       'class',
       'result',
     ]),
-    heldAnswers: metrics.counter('lapi_register_held_total', 'Failing answers that were held back (protocol F13).'),
+    heldAnswers: metrics.counter(
+      'lapi_register_held_total',
+      'Answers held back: failing ones (protocol F13), and those to first GETs under load.',
+      ['reason'],
+    ),
     sendDropped: metrics.counter('lapi_send_dropped_total', 'Frames refused by a full send buffer; the session ends.'),
     fence: metrics.counter('lapi_fence_total', 'Times this node found its lease lapsed.'),
+    isolationShed: metrics.counter(
+      'lapi_isolation_shed_total',
+      'Devices let go because this node alone had lost the store.',
+    ),
     reclaims: metrics.counter('lapi_reclaims_total', 'Sessions re-claimed after a fence, by result.', ['result']),
     overRate: metrics.counter('lapi_device_over_rate_total', 'Requests of devices refused for their rate.'),
     laneBegins: metrics.counter('lapi_lane_begins_total', 'Commands asked for from lanes, by result.', ['result']),
@@ -56,6 +73,11 @@ export function createEdgeMetrics(metrics: Metrics) {
     pictureSeconds: metrics.histogram(
       'lapi_edge_image_put_seconds',
       'From a picture taken out to its end: stored, refused or given up.',
+    ),
+    timeline: metrics.counter(
+      'lapi_timeline_entries_total',
+      'Entries for the timelines of devices, by what became of them.',
+      ['result'],
     ),
     unstoredBytes: metrics.gauge(
       'lapi_unstored_event_bytes',

@@ -544,6 +544,7 @@ describe('the document', () => {
         const { id } = path.startsWith('/v1/webhooks/{id}') ? await newWebhook() : await newKey('read');
         const filled = path
           .replace('{code}', device.code)
+          .replace('{node}', 'edge-2')
           .replace('{path}', 'V1.0/System/DeviceInfo')
           .replace('{id}', id)
           .replace('{name}', path.includes('{name}') ? await newSubscription() : '');

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { alarm, answerTo, DEVICE_INFO, Device, KEEPALIVE, type ReceivedCall, takeText } from './device.ts';
 import { EventReader } from './event-reader.ts';
 import { type Setting, startSetting, timed } from './setting.ts';
-import { encodeFrame } from './wire.ts';
+import { encodeFrame, nonceOf, REGISTER, registerQuery, Wire } from './wire.ts';
 
 const MiB = 1024 * 1024;
 
@@ -74,6 +74,34 @@ describe('one bad session on an edge of many', () => {
     await expectBystanderUndisturbed();
     await device.register();
     expect(await device.keepalive()).toContain('"ResponseCode":0');
+  });
+
+  test('a device whose sessions keep ending for misbehaviour is kept away, with an alarm, others do not notice', async () => {
+    const device = await Device.provisioned(broker, { settings: { profile: 'quiet' } });
+    const reader = await EventReader.open(broker, `device=${device.code}`);
+    const rejected = (): Promise<number> =>
+      broker.metric(broker.edges[0] as Broker['edges'][number], 'lapi_register_rejected_total', {
+        reason: 'quarantine',
+      });
+    const before = await rejected();
+    for (let times = 1; times <= 6; times++) {
+      await device.register();
+      device.wire.frame('{}', { rsv: 4 });
+      const { data } = await reader.presence(device.code, 'offline', { times });
+      expect(data.reason).toBe(times < 6 ? 'bad_frame' : 'quarantined');
+    }
+    const { data } = await reader.until(({ kind }) => kind === 'device.quarantined');
+    expect(data).toMatchObject({ reason: 'bad_frame', ends: 6, windowSeconds: 60, address: '127.0.0.1' });
+    expect(await broker.untilOnline(device.code, false)).toMatchObject({
+      lastOffline: { reason: 'quarantined' },
+      held: { reason: 'quarantined', until: data.heldUntil, addresses: ['127.0.0.1'] },
+    });
+    const wire = await Wire.connect(broker.edgeUrl());
+    const answer = await wire.get(`${REGISTER}?${registerQuery(device.identity, nonceOf(await wire.get(REGISTER)))}`);
+    expect([answer.status, answer.headers.get('retry-after')]).toEqual([429, '30']);
+    await wire.untilClosed();
+    expect(await rejected()).toBe(before + 1);
+    await expectBystanderUndisturbed();
   });
 
   test('E3: a message just below 16 MiB is taken', async () => {

@@ -1,11 +1,12 @@
-/** Keepalive, liveness and unregister as a device lives through them (protocol §7, D1): L15, L16, L29. */
+/** Keepalive, liveness and unregister as a device lives through them (protocol §7, D1): L15, L16, L29; and what its timeline says afterwards. */
 
 import { createHash } from 'node:crypto';
-import type { Broker } from '@lapi-broker/fixture';
+import { type Broker, waitFor } from '@lapi-broker/fixture';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { alarm, Device, newCode, UNREGISTER } from './device.ts';
+import { alarm, DEVICE_INFO, Device, newCode, SUBSCRIPTION, UNREGISTER } from './device.ts';
 import { EventReader, epochsOf } from './event-reader.ts';
 import { type Setting, startSetting, staysTrue, timed } from './setting.ts';
+import { nonceOf, REGISTER, registerQuery, Wire } from './wire.ts';
 
 let setting: Setting;
 let broker: Broker;
@@ -144,4 +145,138 @@ describe.concurrent('unregister', () => {
       expect(epochsOf(reader.events, device.code).offline).toEqual([epoch]);
     },
   );
+});
+
+interface Timeline {
+  readonly status: string;
+  readonly reason?: string;
+  readonly explanation: string;
+  readonly entries: readonly Record<string, unknown>[];
+  readonly commands: readonly Record<string, unknown>[];
+}
+
+/** The timeline once it tells of this and has so many entries; they are written a moment after what they tell of. */
+async function timelineOf(
+  code: string,
+  word: string,
+  wanted: (entry: Record<string, unknown>) => boolean,
+  count = 1,
+): Promise<Timeline> {
+  return await waitFor(
+    async () => {
+      const answer = await broker.api(`/v1/devices/${code}/timeline`);
+      if (answer.status !== 200) return undefined;
+      const timeline = answer.json() as unknown as Timeline;
+      const told = timeline.explanation.includes(`(${word})`);
+      return told && timeline.entries.filter(wanted).length === count ? timeline : undefined;
+    },
+    { deadlineMs: 10_000, what: `the timeline of ${code} to say ${word}` },
+  );
+}
+
+/** Registers with a secret that may be wrong; answers the status of the second answer. */
+async function attempt(identity: Device['identity'], edge = 0): Promise<number> {
+  const wire = await Wire.connect(broker.edgeUrl(edge));
+  const nonce = nonceOf(await wire.get(REGISTER));
+  const { status } = await wire.get(`${REGISTER}?${registerQuery(identity, nonce)}`);
+  wire.destroy();
+  return status;
+}
+
+describe.concurrent('the timeline says why a camera is offline', () => {
+  const SECRET = 'cAnArY-of-the-installer';
+
+  test('one that fell silent: when it was heard last, what was said before, and no secret of it', async () => {
+    const device = await Device.online(broker, { code: impatientCode(), settings: { profile: 'brief' } });
+    device.answering(() => ({ Data: { DeviceName: 'Gate 7', LoginPassword: SECRET } }));
+    await device.keepalive();
+    await device.notify('Alarm', { ...alarm(1), Password: SECRET });
+    expect((await broker.api(`/v1/devices/${device.code}${DEVICE_INFO}`)).status).toBe(200);
+    const open = await waitFor(
+      async () => {
+        const { entries } = (await broker.api(`/v1/devices/${device.code}/timeline`)).json() as unknown as Timeline;
+        return (entries[0]?.frames as unknown[] | undefined)?.length === 3 ? entries[0] : undefined;
+      },
+      { deadlineMs: 10_000, what: 'the messages of the open session' },
+    );
+    expect(open).toMatchObject({ type: 'session', secret: 'current', keepalives: 1 });
+    expect(open).not.toHaveProperty('endedAt');
+    await device.wire.untilClosed(THRESHOLD_MS + 10_000);
+    const timeline = await timelineOf(device.code, 'liveness_timeout', ({ endedAt }) => endedAt !== undefined);
+    expect(timeline).toMatchObject({ status: 'offline', reason: 'liveness_timeout' });
+    expect(timeline.explanation).toContain('does not reach the broker');
+    expect(timeline.entries).toMatchObject([
+      {
+        type: 'session',
+        session: open.session,
+        reason: 'liveness_timeout',
+        frames: [
+          { direction: 'in', type: 'request', url: '/LAPI/V1.0/System/Event/Notification/Alarm' },
+          { direction: 'out', type: 'request', method: 'GET', url: DEVICE_INFO },
+          { direction: 'in', type: 'response', responseCode: 0 },
+        ],
+      },
+    ]);
+    const text = JSON.stringify(timeline);
+    expect(text).toContain('Gate 7');
+    expect(text).not.toContain(SECRET);
+    expect(text).not.toContain(device.identity.secret);
+  });
+
+  test('one with a wrong secret: that it tries, from where, and that its secret is wrong', async () => {
+    const device = await Device.provisioned(broker);
+    for (let i = 0; i < 3; i++) expect(await attempt({ ...device.identity, secret: SECRET }, i % 2)).toBe(401);
+    const timeline = await timelineOf(device.code, 'bad_sign', ({ count }) => count === 3);
+    expect(timeline).toMatchObject({ status: 'offline', reason: 'bad_sign' });
+    expect(timeline.explanation).toMatch(
+      /^It has never registered\. .* from 127\.0\.0\.1, 3 times since .* another secret/,
+    );
+    expect(timeline.entries).toMatchObject([{ type: 'refused', reason: 'bad_sign', count: 3, address: '127.0.0.1' }]);
+    expect(JSON.stringify(timeline)).not.toContain(SECRET);
+  });
+
+  test('one that was superseded: the session that counts, and how the one before ended', async () => {
+    const device = await Device.online(broker, { settings: { profile: 'quiet' } });
+    const old = device.wire;
+    await device.register(1);
+    await old.untilClosed();
+    const timeline = await timelineOf(device.code, 'superseded', ({ type }) => type === 'session', 2);
+    expect(timeline.status).toBe('online');
+    expect(timeline.explanation).toMatch(/^Online since .* on edge-2\./);
+    expect(timeline.entries).toMatchObject([
+      { type: 'session', previousNode: expect.stringMatching(/^edge-1\./) },
+      { type: 'session', reason: 'superseded' },
+    ]);
+    expect(timeline.entries[0]).not.toHaveProperty('endedAt');
+  });
+
+  test('two with one code: who is held down, and that they take turns', async () => {
+    const device = await Device.online(broker, { settings: { profile: 'quiet' } });
+    for (let i = 1; i <= 5; i++) await device.register(i % 2);
+    expect(await attempt(device.identity)).toBe(429);
+    const timeline = await timelineOf(device.code, 'hold_down', ({ reason }) => reason === 'superseded', 5);
+    expect(timeline.status).toBe('online');
+    expect(timeline.explanation).toContain('replaced each other more than five times');
+  });
+
+  test('one that only stays connected: its session, and no messages of our own upkeep', async () => {
+    const device = await Device.online(broker, { settings: { profile: 'subscribed' } });
+    device.answering(() => ({ Data: { ID: 1, CurrentTime: 1_000, TerminationTime: 1_030, SupportType: 1 } }));
+    await device.untilCalled(SUBSCRIPTION);
+    await device.keepalive();
+    const { explanation, entries } = (
+      await broker.api(`/v1/devices/${device.code}/timeline`)
+    ).json() as unknown as Timeline;
+    expect(explanation).toMatch(/^Online since [^.]+\.\d+Z on edge-1\.[^ ]+, from 127\.0\.0\.1\.$/);
+    expect(entries).toMatchObject([{ type: 'session', secret: 'current', keepalives: 1, frames: [] }]);
+  });
+
+  test('one that nobody knows: that it knocks; of one that never did there is nothing', async () => {
+    const code = newCode();
+    expect((await broker.api(`/v1/devices/${code}/timeline`)).status).toBe(404);
+    expect(await attempt({ code, secret: SECRET })).toBe(401);
+    expect(await timelineOf(code, 'unknown_device', ({ type }) => type === 'refused')).toMatchObject({
+      status: 'not_provisioned',
+    });
+  });
 });

@@ -42,7 +42,7 @@ async function untilNode(code: string, name: string, deadlineMs = 10_000): Promi
   );
 }
 
-describe.concurrent('take-over', () => {
+describe.concurrent('take-over, and a drain that is asked for', () => {
   test.each([
     ['another edge node', 1],
     ['the same edge node', 0],
@@ -160,6 +160,7 @@ describe.concurrent('take-over', () => {
     for (let i = 1; i <= 5; i++) await device.register(i % 2);
     device.answering();
     const current = await untilNode(device.code, 'edge-2');
+    const reader = await EventReader.open(broker, `device=${device.code}&kind=device.*`);
     const held = (index: number): Promise<number> =>
       broker.metric(edge(index), 'lapi_register_rejected_total', { reason: 'hold_down' });
     const before = await held(0);
@@ -175,13 +176,46 @@ describe.concurrent('take-over', () => {
     }
     expect(await held(0)).toBe(before + 2);
     expect(await device.keepalive()).toContain('"ResponseCode":0');
-    expect(await rows(device.code)).toEqual([current, current]);
+    const alarm = await reader.until(({ kind }) => kind === 'device.flapping');
+    const { heldUntil: until, ...facts } = alarm.data;
+    const here = '127.0.0.1';
+    expect(facts).toEqual({
+      takeOvers: 6,
+      windowSeconds: 60,
+      address: here,
+      incumbentAddress: here,
+      addresses: [here],
+    });
+    expect(alarm.epoch).toBe(current.epoch);
+    const view = { ...current, held: { reason: 'flapping', until, addresses: [here] } };
+    expect(await rows(device.code)).toEqual([view, view]);
     expect((await broker.api(`/v1/devices/${device.code}${DEVICE_INFO}`)).status).toBe(200);
+    // One alarm for the hold-down, none for the refusals in it.
+    expect(reader.events).toHaveLength(1);
     // Only take-overs count: once the current session has gone, the device may come back.
     device.wire.destroy();
     await broker.untilOnline(device.code, false);
     await device.register(0);
     expect((await untilNode(device.code, 'edge-1')).epoch).toBeGreaterThan(current.epoch as number);
+  });
+
+  test('L30: two devices with one code that take turns are a conflict, and the alarm names the addresses of both', async () => {
+    const { identity, code } = await Device.provisioned(broker, { settings: { profile: 'quiet' } });
+    const reader = await EventReader.open(broker, `device=${code}&kind=device.*`);
+    const [here, there] = ['127.0.0.1', '127.0.0.2'];
+    const wires: Wire[] = [];
+    try {
+      for (let i = 0; i < 6; i++)
+        wires.push(await Wire.register(broker.edgeUrl(i % 2), identity, i % 2 ? there : here));
+      await expect(Wire.register(broker.edgeUrl(1), identity, here)).rejects.toThrow('429');
+      const { data } = await reader.until(({ kind }) => kind === 'device.conflict');
+      expect(data).toMatchObject({ address: here, incumbentAddress: there, addresses: [there, here] });
+      expect((await rows(code))[0]).toMatchObject({ held: { reason: 'conflict', addresses: [there, here] } });
+      await Promise.all(wires.slice(0, 5).map((wire) => wire.untilClosed()));
+      expect(wires[5]?.closed).toBe(false);
+    } finally {
+      for (const wire of wires) wire.destroy();
+    }
   });
 
   test('H7: a device that leaves right after its 101 is offline again, with one event each way', async () => {
@@ -194,13 +228,76 @@ describe.concurrent('take-over', () => {
     expect(offline).toEqual(online);
     expect(online).toHaveLength(1);
   });
+
+  test('a node that is asked to drain sends its devices elsewhere, finishes what is out, says how far it is, and serves again when it is told to', async () => {
+    const node = edge(LEAVING);
+    const path = `/v1/nodes/${node.nodeName}`;
+    const shown = async (): Promise<Record<string, unknown>> => (await broker.api(path)).json();
+    const ready = async (): Promise<number> => (await fetch(`http://127.0.0.1:${node.ready.probePort}/readyz`)).status;
+    const fleet = await Promise.all(
+      Array.from({ length: 10 }, () => Device.online(broker, { settings: { profile: 'quiet' }, edge: LEAVING })),
+    );
+    const [direct, queued, ...idle] = fleet as [Device, Device, ...Device[]];
+    for (const device of [direct, queued]) device.answering(() => undefined);
+    const calling = broker.api(`/v1/devices/${direct.code}${DEVICE_INFO}`);
+    const command = (
+      await broker.api(`/v1/devices/${queued.code}/commands`, {
+        method: 'POST',
+        body: { method: 'PUT', url: '/LAPI/V1.0/System/Time', mode: 'queue' },
+      })
+    ).json();
+    const [asked, begun] = await Promise.all([
+      direct.untilCalled(DEVICE_INFO),
+      queued.untilCalled('/LAPI/V1.0/System/Time'),
+    ]);
+
+    expect((await broker.api(`${path}/drain`, { method: 'POST', body: { seconds: 60 } })).status).toBe(202);
+    for (const device of idle) {
+      await device.wire.untilClosed(15_000);
+      expect(device.wire.closeCode).toBe(1001);
+      await device.register(0);
+    }
+    expect(await ready()).toBe(503);
+    const refused = await Wire.connect(broker.edgeUrl(LEAVING));
+    expect((await refused.get(REGISTER)).status).toBe(503);
+    direct.wire.json(answerTo(asked, { Data: { of: 'before' } }));
+    queued.wire.json(answerTo(begun, { Data: {} }));
+    expect((await calling).json()).toMatchObject({ Data: { of: 'before' } });
+    await Promise.all([direct.wire.untilClosed(15_000), queued.wire.untilClosed(15_000)]);
+    const view = await waitFor(
+      async () => {
+        const now = await shown();
+        return (now.drain as { left?: number } | undefined)?.left === 0 ? now : undefined;
+      },
+      { deadlineMs: 10_000, what: 'no device left', intervalMs: 50 },
+    );
+    expect(view).toMatchObject({ phase: 'draining', sessions: 0, drain: { devices: 10 } });
+    expect((await broker.api(`/v1/commands/${command.id}`)).json()).toMatchObject({ state: 'succeeded', attempts: 1 });
+    // It stays, and holds nothing.
+    expect(await broker.metric(node, 'lapi_sessions')).toBe(0);
+    const { port } = new URL(broker.redisUrl);
+    const owned = (await redisCommand(
+      Number(port),
+      'KEYS',
+      `${broker.keyPrefix}:*owned:${node.nodeName}.*`,
+    )) as string[];
+    expect(owned).toEqual([]);
+
+    expect((await broker.api(`${path}/resume`, { method: 'POST' })).status).toBe(202);
+    await waitFor(async () => (await ready()) === 200, { deadlineMs: 10_000, what: 'ready', intervalMs: 50 });
+    const served = await shown();
+    expect(served).toMatchObject({ node: view.node, phase: 'serving' });
+    expect(served).not.toHaveProperty('drain');
+    await direct.register(LEAVING);
+    await untilNode(direct.code, node.nodeName);
+  });
 });
 
 test('L31: a drain refuses registrations with 503, finishes calls, closes the sessions in batches with 1001, and loses nobody', async () => {
   const fleet = await Promise.all(
     Array.from({ length: 100 }, () => Device.online(broker, { settings: { profile: 'quiet' }, edge: LEAVING })),
   );
-  const reader = await EventReader.open(broker, 'kind=presence.*&from=start');
+  const reader = await EventReader.open(broker, 'kind=presence.*,node.*&from=start');
   const closedAtMs: number[] = [];
   const returned = fleet.map(async (device) => {
     device.answering(({ url }) => (url === DEVICE_INFO ? undefined : { Data: {} }));
@@ -267,7 +364,8 @@ test('L31: a drain refuses registrations with 503, finishes calls, closes the se
   // Nothing of the node remains (I8): no lease, no index of owned devices, no entry in the directory.
   const { port } = new URL(broker.redisUrl);
   const keys = (await redisCommand(Number(port), 'KEYS', `${broker.keyPrefix}:*`)) as string[];
-  expect(keys.filter((key) => key.includes(leaving.nodeName))).toEqual([]);
+  // But for the mark that its end was told.
+  expect(keys.filter((key) => key.includes(leaving.nodeName) && !key.includes(':ended:'))).toEqual([]);
   await waitFor(
     async () => {
       const nodes = (await broker.api('/v1/nodes')).json().items as { name: string }[];
@@ -275,4 +373,7 @@ test('L31: a drain refuses registrations with 503, finishes calls, closes the se
     },
     { deadlineMs: 15_000, what: 'the directory to forget the node' },
   );
+  // It was not lost, as everybody has seen by now.
+  const ends = reader.events.filter(({ data }) => data.name === leaving.nodeName);
+  expect(ends).toMatchObject([{ kind: 'node.left', code: '', epoch: 0, data: { name: leaving.nodeName } }]);
 });

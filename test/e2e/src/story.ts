@@ -169,7 +169,7 @@ export function sessionStories(topology: Topology): void {
       });
 
       test('a node dies: its devices are node_lost within 12 s, calls never hang, and they are served at their next node', async () => {
-        const reader = await EventReader.open(broker, 'kind=presence.*');
+        const reader = await EventReader.open(broker, 'kind=presence.*,node.*');
         const devices = await Promise.all(Array.from({ length: 12 }, () => online(MORTAL)));
         const [busy, quick, ...patient] = devices as [Device, Device, ...Device[]];
         for (const device of devices) {
@@ -192,11 +192,17 @@ export function sessionStories(topology: Topology): void {
         expect(tookMs).toBeLessThan(2_000);
         expect((await written).json()).toMatchObject({ error: 'timeout', written: true });
 
+        const lost = await reader.until(({ data }) => data.name === 'edge-3', {
+          deadlineMs: 12_000,
+          what: 'node.lost',
+        });
+        expect(lost).toMatchObject({ kind: 'node.lost', code: '', data: { devices: 11 } });
         for (const device of [busy, ...patient]) {
           const left = await reader.presence(device.code, 'offline', {
             deadlineMs: Math.max(1, killedMs + 12_000 - performance.now()),
           });
-          expect(left.data).toMatchObject({ reason: 'node_lost', node: expect.stringMatching(/^edge-3\./) });
+          expect(left.data).toEqual({ reason: 'node_lost', node: lost.data.node });
+          expect(left.receivedAt >= lost.receivedAt).toBe(true);
           expect(await row(device)).toMatchObject({ online: false, lastOffline: { reason: 'node_lost' } });
         }
         expect((await call(busy)).json()).toMatchObject({ error: 'device_offline', written: false });
@@ -217,6 +223,7 @@ export function sessionStories(topology: Topology): void {
         }
         const superseded = await reader.presence(quick.code, 'offline');
         expect(superseded.data).toMatchObject({ reason: 'superseded' });
+        expect(reader.events.filter(({ data }) => data.name === 'edge-3')).toHaveLength(1);
       });
 
       test('a node was away for 12 s: it comes back as another incarnation, claims again what is still its own, and writes nothing stale', async () => {

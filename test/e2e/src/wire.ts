@@ -145,6 +145,14 @@ export class Wire {
     return await waitFor(() => this.takeAnswer(withoutBody), { deadlineMs: 10_000, what: 'an HTTP answer' });
   }
 
+  /** As `answer`, for a connection that may be closed instead. */
+  async answerOrEnd(): Promise<HttpAnswer | 'closed'> {
+    return await waitFor(() => (this.closed && !this.buffer.includes('\r\n\r\n') ? 'closed' : this.takeAnswer(false)), {
+      deadlineMs: 10_000,
+      what: 'an HTTP answer, or the end',
+    });
+  }
+
   /** Sends one frame. Defaults: final, masked, text. */
   frame(
     payload: string | Buffer,

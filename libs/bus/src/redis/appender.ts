@@ -4,6 +4,8 @@
  *  A shard has at most one batch under way; its events are stored together or not at all. What Redis certainly did not store (not connected,
  *  slot moved, still loading) is sent again, in order, until the event's time is up; what may have been stored is never sent again, but
  *  rejected, and only its owner knows whether to repeat. Rejected as well is what no replica confirms, where that is asked for.
+ *  Bytes in a dead line arrive when it lives again. So no batch is stored later than `SENT_MS` after it was sent, by the time of Redis, and as
+ *  long as one whose end is unknown may still be stored, its shard waits: what is stored is in order, whatever happened to the line (D7, I5).
  *  Bounds: waiting bytes; an event waits at most `appendTimeoutMs` to be sent, then one command time-out for its answer, and one WAIT. */
 
 import { BrokerError, type EventRecord, toStreamFields } from '@lapi-broker/protocol';
@@ -14,6 +16,7 @@ import {
   type NodeConnection,
   nodeFor,
   notDone,
+  type RedisClock,
   type RedisConnection,
   ReplicaBarrier,
   refreshTopology,
@@ -34,6 +37,8 @@ export interface AppenderOptions {
   readonly appendTimeoutMs: number;
   readonly maxWaitingBytes: number;
   readonly monotonicMs: () => number;
+  /** Without it, or before it knows the time, what is given up may still be stored later. */
+  readonly redisClock: RedisClock | undefined;
 }
 
 interface Waiting {
@@ -51,12 +56,14 @@ interface Lane {
   readonly key: string;
   waiting: Waiting[];
   busy: boolean;
-  /** Not before this, because the store has just refused. */
+  /** Not before this, because the store has just refused, or may still store what was given up. */
   resumeMs: number;
 }
 
 /** Between attempts while a store is away or a slot moves. */
 const RETRY_MS = 50;
+/** For which a batch may be on its way. */
+const SENT_MS = 2_000;
 /** Of one shard in one go: bounds what a slow answer holds up. */
 const MAX_BATCH_EVENTS = 256;
 const MAX_BATCH_BYTES = 4 * 2 ** 20;
@@ -65,6 +72,7 @@ const PASSING = /^(?:MOVED|ASK|TRYAGAIN|CLUSTERDOWN|LOADING|READONLY|MASTERDOWN|
 
 const APPEND = new URL('./append.lua', import.meta.url);
 const UNCONFIRMED = new Error('no replica has confirmed the event in time');
+const LATE = new Error('the event was too long on its way to Redis');
 
 export class Appender {
   readonly #options: AppenderOptions;
@@ -152,25 +160,31 @@ export class Appender {
 
   /** Never rejects. */
   async #send(node: NodeConnection, lane: Lane): Promise<void> {
-    const { connection, retention, monotonicMs } = this.#options;
+    const { connection, retention, monotonicMs, redisClock } = this.#options;
     const { stream } = node;
     const batch = takeBatch(lane);
-    const args: ScriptArgument[] = [retention.maxAgeMs, retention.maxBytes];
+    const sentMs = monotonicMs();
+    const isTimed = redisClock?.known === true;
+    const notAfterMs = isTimed ? Math.floor(redisClock.nowMs() + SENT_MS) : 0;
+    const args: ScriptArgument[] = [retention.maxAgeMs, retention.maxBytes, notAfterMs];
     for (const { contentBytes, fields } of batch) args.push(contentBytes, fields.length, ...fields);
     lane.busy = true;
     let failure: unknown;
     let firstId: EntryId = '';
     try {
       firstId = String(await this.#script(node, [lane.key, `${lane.key}:count`], args));
+      if (firstId === 'LATE') failure = LATE;
     } catch (error) {
       failure = error;
     }
     lane.busy = false;
-    const again = failure !== undefined && passes(failure);
+    const again = failure !== undefined && (failure === LATE || passes(failure));
     if (again) {
       if (hasMoved(failure)) refreshTopology(connection);
       lane.waiting.unshift(...batch);
       lane.resumeMs = monotonicMs() + RETRY_MS;
+    } else if (failure !== undefined && isTimed && !notDone(failure)) {
+      lane.resumeMs = sentMs + SENT_MS + 2 * redisClock.maxErrorMs();
     }
     // What has come meanwhile leaves after this turn, together with what other shards have.
     if (this.#stopped) this.#expire(lane, monotonicMs());

@@ -7,6 +7,7 @@ import {
   createKeyspace,
   type Keyspace,
   openConnection,
+  RedisClock,
   type RedisConnection,
   ready,
   withDeadline,
@@ -109,6 +110,30 @@ test('a hung server is not trusted, an append is rejected within its time, and b
   await server.kill('SIGCONT');
   await waitFor(() => ear.gaps > 0 && pubsub.trustworthy(), within(5000, 'the subscription'));
   await waitFor(() => stream.append(eventOf('cam-1', 3)), within(5000, 'an append'));
+});
+
+test('what was given up is not stored when its line lives again, so that it cannot come in behind what was sent later (D7, I5)', async () => {
+  const redis = await startRedis();
+  cleanups.push(() => redis.stop());
+  const line = await startTcpProxy({ target: { port: redis.port } });
+  const state = await connect({ url: `redis://127.0.0.1:${line.port}`, stop: () => line.stop() });
+  const redisClock = new RedisClock();
+  const sentMs = performance.now();
+  const [seconds, micros] = await state.time();
+  redisClock.observe(Math.floor(Number(seconds) * 1_000 + Number(micros) / 1_000), sentMs, performance.now());
+  const stream = new RedisEventStream({ state, keyspace: createKeyspace('test', 1), redisClock });
+  cleanups.push(() => stream.stop());
+  await stream.append(eventOf('cam-1', 1));
+
+  line.pause('up');
+  const pausedMs = performance.now();
+  await expect(stream.append(eventOf('cam-1', 2))).rejects.toMatchObject({ code: 'broker_unavailable' });
+  const later = stream.append(eventOf('cam-1', 3));
+  await waitFor(() => performance.now() > pausedMs + 2_100, within(10_000, 'the event to be too late'));
+  line.heal();
+  await later;
+  const stored = await stream.read(0, ZERO_ID, 10);
+  expect(stored.map(({ event }) => event.seq)).toEqual([1, 3]);
 });
 
 test('in the first moment after a pause of the process nothing is trusted, until the next answered ping (3.3)', async () => {

@@ -11,6 +11,7 @@ import {
   createScript,
   guarded,
   type Keyspace,
+  type RedisClock,
   type RedisConnection,
   type Script,
 } from '@lapi-broker/redis';
@@ -37,6 +38,8 @@ export interface RedisEventStreamOptions {
   /** `bus.detached {role, master, error}`, `bus.listener_failed {error}`, and the events of the reader connections. */
   readonly onEvent?: ConnectionEvent;
   readonly monotonicMs?: () => number;
+  /** For writers whose order must stand also when a line to Redis comes back with what was in it (D7). */
+  readonly redisClock?: RedisClock;
 }
 
 const MAX_READ = 10_000;
@@ -63,6 +66,7 @@ export class RedisEventStream implements EventStream {
       appendTimeoutMs: options.appendTimeoutMs ?? 4000,
       maxWaitingBytes: options.maxWaitingBytes ?? 64 * 2 ** 20,
       monotonicMs: options.monotonicMs ?? (() => performance.now()),
+      redisClock: options.redisClock,
     });
   }
 

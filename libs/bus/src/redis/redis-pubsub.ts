@@ -3,8 +3,11 @@
  *  Publishing uses the state connection straight to that master, so nothing is redirected, resent or reordered. Each subscription has a
  *  connection of its own that asks ROLE every two seconds: a hung server and a replica (which delivers, but is not counted by PUBLISH) are
  *  left, and after every re-subscription the owner is told of the gap.
+ *  A large frame does not travel in the channel, whose reader Redis cuts when too much waits for it: it is kept under a key, and what is published
+ *  says where. The reader fetches it at its own pace.
  *  Redis away: publish answers `not_sent`, or `unknown` when bytes had left; subscriptions come back by themselves. */
 
+import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BrokerError } from '@lapi-broker/protocol';
 import {
@@ -15,6 +18,7 @@ import {
   type NodeConnection,
   nodeFor,
   notDone,
+  parcelKey,
   publish,
   type RedisConnection,
   refreshTopology,
@@ -27,6 +31,7 @@ import { type Batch, NOT_SENT, Publisher, type PublisherLimits } from '../publis
 import type { PublishResult, PubSub, PubSubCounts, Subscription } from '../pubsub.ts';
 import { Receiver } from '../receiver.ts';
 import { assertMaster, attach } from './attachment.ts';
+import { ParcelDesk, parcelIn, parcelSlip } from './parcel.ts';
 
 export interface RedisPubSubOptions {
   /** Opened by openConnection; stays its owner's to close. Connections for subscribers are opened and closed here. */
@@ -44,10 +49,13 @@ export interface RedisPubSubOptions {
 const MAX_SUBSCRIPTIONS = 64;
 /** What a healthy ping may be late because this process was busy. */
 const PING_SLACK_MS = 500;
+const NO_BATCH = Buffer.alloc(0);
 
 interface Link {
   /** When the last answered ROLE was sent; undefined while not subscribed. */
   checkedMs: number | undefined;
+  /** Large frames that are being fetched. */
+  readonly fetching: Set<Promise<void>>;
   /** Resolves when the server has confirmed, and so all that it sent before has been heard. Undefined while not subscribed. */
   unsubscribe: (() => Promise<unknown>) | undefined;
 }
@@ -61,6 +69,8 @@ export class RedisPubSub implements PubSub {
   readonly #monotonicMs: () => number;
   readonly #publisher: Publisher;
   readonly #receiver: Receiver;
+  readonly #limits: PublisherLimits;
+  readonly #parcels: ParcelDesk;
   /** How each is closed. */
   readonly #links = new Map<Link, () => Promise<void>>();
   #stopped: boolean = false;
@@ -72,7 +82,9 @@ export class RedisPubSub implements PubSub {
     this.#pingTimeoutMs = options.pingTimeoutMs ?? 1500;
     this.#subscribeTimeoutMs = options.subscribeTimeoutMs ?? 10_000;
     this.#monotonicMs = options.monotonicMs ?? (() => performance.now());
-    this.#publisher = new Publisher({ ...DEFAULT_LIMITS, ...options.limits }, (batches) => this.#sendAll(batches));
+    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#parcels = new ParcelDesk(options.state);
+    this.#publisher = new Publisher(this.#limits, (batches) => this.#sendAll(batches));
     this.#receiver = new Receiver((error) => this.#onEvent?.('bus.listener_failed', { error: String(error) }));
   }
 
@@ -88,7 +100,7 @@ export class RedisPubSub implements PubSub {
     if (this.#stopped) throw new BrokerError('broker_unavailable', 'The bus is stopped.');
     if (this.#links.size >= MAX_SUBSCRIPTIONS)
       throw new BrokerError('internal', 'Too many subscriptions in one process.');
-    const link: Link = { checkedMs: undefined, unsubscribe: undefined };
+    const link: Link = { checkedMs: undefined, fetching: new Set(), unsubscribe: undefined };
     const confirmed = deferred<void>();
     let first = true;
     const onSubscribed = (): void => {
@@ -116,6 +128,7 @@ export class RedisPubSub implements PubSub {
     const close = async (): Promise<void> => {
       // What is on its way was counted as received. Without the confirmation in time the connection is as good as lost.
       await link.unsubscribe?.().catch(() => undefined);
+      await withDeadline(Promise.all(link.fetching), this.#subscribeTimeoutMs).catch(() => undefined);
       this.#links.delete(link);
       await attachment.close();
     };
@@ -147,6 +160,10 @@ export class RedisPubSub implements PubSub {
   #sendAll(batches: readonly Batch[]): void {
     const corked = new Set<NodeConnection>();
     for (const batch of batches) {
+      if (batch.content.used > this.#limits.parcelBytes && batch.content.frames === 1) {
+        void this.#sendParcel(batch);
+        continue;
+      }
       const node = nodeFor(this.#state, batch.channel);
       if (node === undefined) {
         this.#publisher.settle(batch, NOT_SENT);
@@ -160,6 +177,39 @@ export class RedisPubSub implements PubSub {
       this.#send(node, batch);
     }
     for (const { stream } of corked) stream.uncork();
+  }
+
+  /** Until the slip has been published nobody has been told of anything. Never rejects. */
+  async #sendParcel(batch: Batch): Promise<void> {
+    const { channel, content } = batch;
+    const id = randomBytes(12).toString('base64url');
+    const key = parcelKey(channel, id);
+    const place = nodeFor(this.#state, key);
+    const node = nodeFor(this.#state, channel);
+    let result: PublishResult = NOT_SENT;
+    let announced = false;
+    try {
+      if (place !== undefined && node !== undefined) {
+        await this.#parcels.leave(place, key, content.done());
+        content.release();
+        announced = true;
+        const receivers = Number(await publish(node, channel, parcelSlip(id), isCluster(this.#state)));
+        result = { status: 'published', receivers };
+        // Else it goes with its time.
+        if (receivers === 0) void place.unlink(key).catch(() => undefined);
+      }
+    } catch (cause) {
+      if (hasMoved(cause)) refreshTopology(this.#state);
+      if (announced && !notDone(cause)) result = { status: 'unknown', cause };
+    }
+    this.#publisher.settle(batch, result);
+  }
+
+  /** Never rejects. */
+  async #fetch(key: string, onFrame: (frame: Buffer) => void): Promise<void> {
+    const bytes = await this.#parcels.fetch(key);
+    // What is not a batch is counted as one that was dropped.
+    this.#receiver.receive(bytes ?? NO_BATCH, onFrame);
   }
 
   #send(node: NodeConnection, batch: Batch): void {
@@ -190,7 +240,14 @@ export class RedisPubSub implements PubSub {
     const sharded = isCluster(this.#state);
     let checkedMs = this.#monotonicMs();
     node.on(sharded ? 'smessageBuffer' : 'messageBuffer', (_channel: Buffer, bytes: Buffer) => {
-      if (!lost.aborted) this.#receiver.receive(bytes, onFrame);
+      if (lost.aborted) return;
+      const id = parcelIn(bytes);
+      if (id === undefined) {
+        this.#receiver.receive(bytes, onFrame);
+        return;
+      }
+      const fetching = this.#fetch(parcelKey(channel, id), onFrame).finally(() => link.fetching.delete(fetching));
+      link.fetching.add(fetching);
     });
     await withDeadline(sharded ? node.ssubscribe(channel) : node.subscribe(channel), this.#pingTimeoutMs);
     // ROLE again, now that the subscription stands: a demotion in between would have gone unnoticed until the next ping.

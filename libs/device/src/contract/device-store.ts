@@ -24,6 +24,7 @@ export const SESSION = {
   facts: { vendor: 'Uniview', deviceType: 'NVR', address: '10.0.0.9' },
   lastOffline: { reason: 'closed', atMs: 1_700_000_000_500 },
   subscription: '{"state":"active"}',
+  hold: { reason: 'conflict', untilMs: 1_700_000_060_000, addresses: ['10.0.0.9', '2001:db8::2'] },
 } as const;
 
 const SECRET = Uint8Array.from([1, 0, 255, 128, 10, 13]);
@@ -78,6 +79,7 @@ export function deviceStoreContract(name: string, open: () => Promise<DeviceStor
         address: '',
         subscription: '',
         lastOffline: undefined,
+        hold: undefined,
         hasNextSecret: false,
       });
       expect(Math.abs((row?.createdAtMs ?? 0) - before)).toBeLessThan(5_000);

@@ -15,17 +15,17 @@ import { type DeviceSession, MemoryDeviceStore } from '../memory/device-store.ts
 import { RedisDeviceStore } from '../redis/device-store.ts';
 import { deviceStoreContract, SESSION } from './device-store.ts';
 
-const { owner, facts, lastOffline, subscription } = SESSION;
+const { owner, facts, lastOffline, subscription, hold } = SESSION;
 
 deviceStoreContract('memory', async () => {
   const sessions = new Map<DeviceCode, DeviceSession>();
   return {
     store: new MemoryDeviceStore({ nowMs: Date.now, sessionOf: (code) => sessions.get(code) }),
     async connect(code) {
-      sessions.set(code, { owner: { ...owner, node: owner.node as NodeId }, facts, lastOffline, subscription });
+      sessions.set(code, { owner: { ...owner, node: owner.node as NodeId }, facts, lastOffline, subscription, hold });
     },
     async disconnect(code) {
-      sessions.set(code, { owner: undefined, facts, lastOffline, subscription: '' });
+      sessions.set(code, { owner: undefined, facts, lastOffline, subscription: '', hold });
     },
     epoch: async (code) => sessions.get(code)?.owner?.epoch,
     isIndexed: async () => false,
@@ -67,6 +67,9 @@ describe.each([
           off: lastOffline.reason,
           offAt: String(lastOffline.atMs),
           sub: subscription,
+          hu: String(hold.untilMs),
+          hk: hold.reason,
+          ha: hold.addresses.join(','),
         });
       },
       async disconnect(code) {

@@ -18,6 +18,7 @@ export interface DeviceSession {
   readonly owner: DeviceRow['owner'];
   readonly facts: { readonly vendor: string; readonly deviceType: string; readonly address: string } | undefined;
   readonly lastOffline: DeviceRow['lastOffline'];
+  readonly hold: DeviceRow['hold'];
   readonly subscription: string;
 }
 
@@ -103,6 +104,7 @@ export class MemoryDeviceStore implements DeviceStore {
       address: session?.facts?.address ?? '',
       subscription: session?.subscription ?? '',
       lastOffline: session?.lastOffline,
+      hold: session?.hold,
       hasNextSecret: secrets.next !== undefined,
     };
   }

@@ -26,6 +26,7 @@ const WALK = 100;
 
 const PROVISIONING = ['rev', 'profile', 'type', 'tags', 'enabled', 'created', 'updated', 'firmware'] as const;
 const SESSION = ['node', 'epoch', 'session', 'since', 'addr', 'vendor', 'kind', 'off', 'offAt', 'sub'] as const;
+const HOLD = ['hu', 'hk', 'ha'] as const;
 type Values = readonly (string | null)[];
 
 export class RedisDeviceStore implements DeviceStore {
@@ -80,12 +81,13 @@ export class RedisDeviceStore implements DeviceStore {
 
   async get(code: DeviceCode): Promise<DeviceRow | undefined> {
     const [values, hasNextSecret] = await Promise.all([
-      guarded(this.#connection.hmget(this.#keyspace.device(code), ...PROVISIONING, ...SESSION)),
+      guarded(this.#connection.hmget(this.#keyspace.device(code), ...PROVISIONING, ...SESSION, ...HOLD)),
       guarded(this.#connection.hexists(this.#keyspace.secret(code), 'next')),
     ]);
     const provisioning = provisioningOf(code, values.slice(0, PROVISIONING.length));
     if (provisioning === undefined) return undefined;
-    return { ...provisioning, ...sessionOf(values.slice(PROVISIONING.length)), hasNextSecret: hasNextSecret === 1 };
+    const [session, hold] = [values.slice(PROVISIONING.length), values.slice(-HOLD.length)];
+    return { ...provisioning, ...sessionOf(session), hold: holdOf(hold), hasNextSecret: hasNextSecret === 1 };
   }
 
   /** With both `tag` and `type` the index of the tag is walked, as far as it takes to find `limit` of that type. */
@@ -194,6 +196,11 @@ function sessionOf(
     subscription: subscription ?? '',
     lastOffline: typeof reason === 'string' ? { reason, atMs: Number(offlineAt) } : undefined,
   };
+}
+
+function holdOf([untilMs, reason, addresses]: Values): DeviceRow['hold'] {
+  if (!untilMs) return undefined;
+  return { reason: reason ?? '', untilMs: Number(untilMs), addresses: (addresses ?? '').split(',') };
 }
 
 function contended(code: DeviceCode): BrokerError {

@@ -431,6 +431,8 @@ class Run {
     if (id !== target) this.fail(device.code, `begun ${short(id)}, expected ${short(target ?? '')} (I6)`);
     if (command.leftMs !== expected.leftMs)
       this.fail(device.code, `leftMs ${command.leftMs}, expected ${expected.leftMs}`);
+    if (command.writes !== expected.command.written)
+      this.fail(device.code, `${command.writes} writes, expected ${expected.command.written}`);
     const isLast = !model.waiting().some(({ asked }) => asked.lane === request.lane);
     if (actual.isLast !== isLast) this.fail(device.code, `isLast is ${actual.isLast}`);
     if (!sameEnded(actual.ended, expected.ended)) this.fail(device.code, 'begin says other ends');

@@ -4,7 +4,7 @@
 --   been given up before (I3).
 -- KEYS, ARGV 1–4: see lane.lua
 -- ARGV  5 lane (n u)   6 node   7 epoch   8 window
--- Returns {'BEGUN', id, number of the begin, method, url, body, ms left, ended, commands that still wait in this lane} | {'IDLE', ms until something may start ('' = not by time), ended} | {'BUSY', ended}
+-- Returns {'BEGUN', id, number of the begin, method, url, body, ms left, ended, commands that still wait in this lane, attempts that may be written, this one included} | {'IDLE', ms until something may start ('' = not by time), ended} | {'BUSY', ended}
 --   | {'FENCED'} | {'LATE'}
 --#include lane.lua
 local laneName, callerNode, callerEpoch, window = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
@@ -48,4 +48,4 @@ redis.call('HSET', recordKey(id), 'st', 'sent', 'k', record.k, 'n', record.n, 'w
 takeOff(laneName, epoch, id, dueMs)
 announce(id, record, 'sent')
 rest()
-return { 'BEGUN', id, record.k, record.m, record.u, redis.call('HGET', recordKey(id), 'b'), integer(dueMs - nowMs), ended, lane[laneName] }
+return { 'BEGUN', id, record.k, record.m, record.u, redis.call('HGET', recordKey(id), 'b'), integer(dueMs - nowMs), ended, lane[laneName], record.w }

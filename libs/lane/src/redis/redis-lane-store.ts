@@ -259,6 +259,7 @@ export class RedisLaneStore implements LaneIntake, LaneLine {
           command: {
             id: text(reply[1]) as CommandId,
             attempt: Number(text(reply[2])),
+            writes: Number(reply[9]),
             lane,
             method: text(reply[3]) as LapiMethod,
             url: text(reply[4]),

@@ -4,7 +4,16 @@
  *  The views live as long as the message: copy before waiting for anything (E8).
  *  Pure; what a URL asks for is decided in device-request.ts. */
 
-import { decodeString, findMembers, type Member, MemberNames, type Members, scanJson, tidyJson } from './scan.ts';
+import {
+  decodeString,
+  findMembers,
+  hasControls,
+  type Member,
+  MemberNames,
+  type Members,
+  scanJson,
+  tidyJson,
+} from './scan.ts';
 
 export type Envelope = DeviceCall | DeviceAnswer | { readonly type: 'stray' } | MalformedMessage;
 
@@ -237,11 +246,21 @@ function dataOf(text: Buffer, member: Member | undefined): Buffer | undefined {
   const raw = text.subarray(there.start, there.end);
   if (raw[0] !== QUOTE) return raw;
   if (raw.length === 2) return undefined;
+  if (!mayHoldJson(raw)) return raw;
   const inner = trimmed(Buffer.from(decodeString(raw, 0, raw.length)));
   if (inner.length === 4 && inner.toString('latin1') === 'null') return undefined;
   if (inner[0] !== OPEN_OBJECT && inner[0] !== OPEN_ARRAY) return raw;
-  const tidy = inner.some((byte) => byte < 0x20) ? tidyJson(inner) : inner;
+  const tidy = hasControls(inner) ? tidyJson(inner) : inner;
   return tidy !== undefined && scanJson(tidy).status === 'ok' ? tidy : raw;
+}
+
+/** A string of megabytes that is no JSON inside is not decoded to find that out. */
+function mayHoldJson(string: Buffer): boolean {
+  let at = 1;
+  while (isBlank(string[at])) at++;
+  const first = string[at] as number;
+  // An escape, or a BOM, may stand before it.
+  return first === OPEN_OBJECT || first === OPEN_ARRAY || first === 0x6e || first === 0x5c || first === 0xef;
 }
 
 /** The answer of the device as bytes of its own (see DeviceAnswer). */

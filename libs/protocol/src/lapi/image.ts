@@ -59,7 +59,7 @@ const containers: readonly Container[] = Array.from({ length: JSON_DEPTH + 1 }, 
 /** In text order. `kind` is that of the event; `data` is checked JSON; `thresholdBytes`: shorter base64 text is no picture. */
 export function findPictures(kind: string, data: Buffer, thresholdBytes: number): PictureSpan[] {
   const found: PictureSpan[] = [];
-  if (data.length < thresholdBytes) return found;
+  if (data.length < thresholdBytes || !mayName(data)) return found;
   const known = KNOWN_PATHS.get(kind);
   let depth = 0;
   let here = containers[0] as Container;
@@ -114,6 +114,12 @@ export function findPictures(kind: string, data: Buffer, thresholdBytes: number)
   }
   // An object ends after the objects inside it.
   return found.sort((a, b) => a.start - b.start);
+}
+
+/** Is there a member `Data` at all? Its letters can be escaped as `\u0044` only. Neither search begins with a byte that JSON is full of, because that
+ *  would make it slow. */
+function mayName(data: Buffer): boolean {
+  return data.includes('Data"') || data.includes('u00');
 }
 
 function pictureAt(data: Buffer, depth: number, owner: Container, known: RegExp | undefined): PictureSpan | undefined {

@@ -97,6 +97,7 @@ export class MemberNames {
 const NO_NAMES = new MemberNames([], 'exact');
 
 function hasByte(bytes: Buffer, byte: number, start: number, end: number): boolean {
+  if (end - start > NEAR_BYTES) return bytes.subarray(start, end).includes(byte);
   for (let at = start; at < end; at++) if (bytes[at] === byte) return true;
   return false;
 }
@@ -152,6 +153,11 @@ function hasControl(bytes: Buffer, start: number, end: number, ahead: Ahead): bo
   }
   for (; at < end; at++) if ((bytes[at] as number) < BLANK) return true;
   return false;
+}
+
+/** Is there a byte below 0x20? */
+export function hasControls(bytes: Buffer): boolean {
+  return hasControl(bytes, 0, bytes.length, new Ahead());
 }
 
 const BAD_SYNTAX = -1;
@@ -360,17 +366,18 @@ export function scanJson(bytes: Buffer, names: MemberNames = NO_NAMES, maxKeys: 
 
 /** One past the closing quote of the string whose first byte after the opening quote is `start`; the text is known to be JSON. */
 export function skipString(bytes: Buffer, start: number): number {
-  const near = Math.min(start + NEAR_BYTES, bytes.length);
   let at = start;
-  while (at < near) {
-    const byte = bytes[at] as number;
-    if (byte === QUOTE) return at + 1;
-    at += byte === BACKSLASH ? 2 : 1;
-  }
   for (;;) {
+    // Where there are escapes there are more of them, so each is followed by a few bytes that are looked at one by one.
+    const near = Math.min(at + NEAR_BYTES, bytes.length);
+    while (at < near) {
+      const byte = bytes[at] as number;
+      if (byte === QUOTE) return at + 1;
+      at += byte === BACKSLASH ? 2 : 1;
+    }
     const quote = nextIndex(bytes, QUOTE, at);
     let run = quote;
-    while (run > start && bytes[run - 1] === BACKSLASH) run--;
+    while (run > at && bytes[run - 1] === BACKSLASH) run--;
     // An even run of backslashes before the quote escapes itself, an odd one escapes the quote.
     if (((quote - run) & 1) === 0) return quote + 1;
     at = quote + 1;
@@ -441,17 +448,17 @@ export function tidyJson(bytes: Buffer): Buffer | undefined {
   let growthBytes = 0;
   let inString = false;
   let escaped = false;
-  for (let at = 0; at < bytes.length; at++) {
+  const end = bytes.length;
+  for (let at = 0; at < end; at++) {
     const byte = bytes[at] as number;
     if (byte >= BLANK) {
       tidy[at + growthBytes] = byte;
-      if (escaped) escaped = false;
-      else if (byte === QUOTE) inString = !inString;
-      else escaped = inString && byte === BACKSLASH;
+      if (byte === QUOTE) inString = inString === escaped;
+      escaped = byte === BACKSLASH && inString && !escaped;
     } else if (inString && !escaped) {
       const spelled = ESCAPES[byte] as Uint8Array;
       if (growthBytes + spelled.length - 1 > room) return undefined;
-      tidy.set(spelled, at + growthBytes);
+      for (let i = 0; i < spelled.length; i++) tidy[at + growthBytes + i] = spelled[i] as number;
       growthBytes += spelled.length - 1;
     } else {
       // A backslash before a raw control character is no escape: it stays, and the next scan refuses it.

@@ -1,6 +1,6 @@
 /** Rare messages to one node about one device: JSON behind a type byte. Each is a hint; the registry row is the truth. */
 
-import { type DeviceCode, type Epoch, isDeviceCode } from '../id.ts';
+import { type DeviceCode, type Epoch, type InstanceId, isDeviceCode } from '../id.ts';
 
 export const CONTROL_FRAME = 3;
 
@@ -12,9 +12,11 @@ export type ControlMessage =
   /** Provisioning changed: read it again; close the session if the device is gone, disabled, or its secret revoked (1008). */
   | { readonly type: 'provisioning_changed'; readonly code: DeviceCode }
   /** A command waits in this lane of the device, or in any: look (design: a wake-up is a hint). */
-  | { readonly type: 'lane_ready'; readonly code: DeviceCode; readonly lane?: 'normal' | 'urgent' };
+  | { readonly type: 'lane_ready'; readonly code: DeviceCode; readonly lane?: 'normal' | 'urgent' }
+  /** Somebody looks at the device: tell what its session is and what was said last, in a shown frame on the reply channel of this process. */
+  | { readonly type: 'show_session'; readonly code: DeviceCode; readonly ask: number; readonly replyTo: InstanceId };
 
-const TYPES: readonly string[] = ['superseded', 'disconnect', 'provisioning_changed', 'lane_ready'];
+const TYPES: readonly string[] = ['superseded', 'disconnect', 'provisioning_changed', 'lane_ready', 'show_session'];
 
 export function encodeControlFrame(message: ControlMessage): Buffer {
   const json = JSON.stringify(message);
@@ -28,13 +30,21 @@ export function encodeControlFrame(message: ControlMessage): Buffer {
 export function decodeControlFrame(bytes: Buffer): ControlMessage | undefined {
   if (bytes[0] !== CONTROL_FRAME) return undefined;
   try {
-    const value = JSON.parse(bytes.toString('utf8', 1)) as Record<'type' | 'code' | 'epoch' | 'lane', unknown>;
+    const value = JSON.parse(bytes.toString('utf8', 1)) as Record<
+      'type' | 'code' | 'epoch' | 'lane' | 'ask' | 'replyTo',
+      unknown
+    >;
     if (typeof value.type !== 'string' || !TYPES.includes(value.type)) return undefined;
     if (typeof value.code !== 'string' || !isDeviceCode(value.code)) return undefined;
     if (value.type === 'superseded' && typeof value.epoch !== 'number') return undefined;
+    if (value.type === 'show_session' && (typeof value.replyTo !== 'string' || !isAsk(value.ask))) return undefined;
     if (value.lane !== undefined && value.lane !== 'normal' && value.lane !== 'urgent') return undefined;
     return value as ControlMessage;
   } catch {
     return undefined; // Not JSON: a frame of another version, counted by the caller.
   }
+}
+
+function isAsk(value: unknown): boolean {
+  return typeof value === 'number' && value === value >>> 0;
 }

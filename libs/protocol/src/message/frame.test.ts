@@ -6,6 +6,7 @@ import { type ControlMessage, decodeControlFrame, encodeControlFrame } from './c
 import { decodeEndedFrame, encodeEndedFrame } from './ended-frame.ts';
 import { type EventRecord, fromStreamFields, toStreamFields } from './event.ts';
 import { decodeReplyFrame, encodeReplyFrame, REPLY_FRAME, REPLY_OUTCOMES } from './reply-frame.ts';
+import { decodeShownFrame, encodeShownFrame } from './shown-frame.ts';
 
 const codes = fc.stringMatching(/^[A-Za-z0-9._:-]{1,64}$/).map((text) => text as DeviceCode);
 const epochs = fc.maxSafeNat().map((value) => value as Epoch);
@@ -84,12 +85,13 @@ test('frames of another type, method or outcome are refused', () => {
 });
 
 test('no bytes make a decoder throw', () => {
-  const anyBytes = fc.tuple(fc.integer({ min: 0, max: 4 }), bodies).map(([type, rest]) => Buffer.from([type, ...rest]));
+  const anyBytes = fc.tuple(fc.integer({ min: 0, max: 5 }), bodies).map(([type, rest]) => Buffer.from([type, ...rest]));
   fc.assert(
     fc.property(fc.oneof(bodies, anyBytes), (bytes) => {
       decodeCommandFrame(bytes);
       decodeReplyFrame(bytes);
       decodeControlFrame(bytes);
+      decodeShownFrame(bytes);
     }),
     { numRuns: 2000 },
   );
@@ -103,6 +105,7 @@ test.each<ControlMessage>([
   { type: 'provisioning_changed', code },
   { type: 'lane_ready', code },
   { type: 'lane_ready', code, lane: 'urgent' },
+  { type: 'show_session', code, ask: 4_294_967_295, replyTo: 'c1' as InstanceId },
 ])('control message $type arrives as it was sent, and not when cut short', (message) => {
   const bytes = encodeControlFrame(message);
   expect(decodeControlFrame(bytes)).toEqual(message);
@@ -120,6 +123,8 @@ test('control messages of another version are refused', () => {
     `{"type":"superseded","code":"${code}"}`,
     `{"type":"superseded","code":"${code}","epoch":"5"}`,
     `{"type":"lane_ready","code":"${code}","lane":"fast"}`,
+    `{"type":"show_session","code":"${code}","ask":1}`,
+    `{"type":"show_session","code":"${code}","ask":-1,"replyTo":"c1"}`,
     'null',
     '[]',
     '5',
@@ -137,6 +142,15 @@ test('the end of a command arrives as it was sent; a frame that names no command
     expect(decodeEndedFrame(bytes.subarray(0, length))).toBeUndefined();
   expect(decodeEndedFrame(Buffer.concat([bytes, bytes.subarray(1)]))).toBeUndefined();
   expect(decodeEndedFrame(Buffer.concat([Buffer.of(3), bytes.subarray(1)]))).toBeUndefined();
+});
+
+test('a shown session arrives as it was sent; a frame that names no question is refused', () => {
+  for (const text of ['', '{"s":"session","a":"Straße"}']) {
+    const bytes = encodeShownFrame({ ask: 4_294_967_295, text });
+    expect(decodeShownFrame(bytes)).toEqual({ ask: 4_294_967_295, text });
+    for (let length = 0; length < 5; length++) expect(decodeShownFrame(bytes.subarray(0, length))).toBeUndefined();
+    expect(decodeShownFrame(Buffer.concat([Buffer.of(4), bytes.subarray(1)]))).toBeUndefined();
+  }
 });
 
 const events = fc.record({

@@ -6,7 +6,8 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { FlapGuard } from '../flap-guard.ts';
 import { MemoryOwnerRegistry } from '../memory/owner-registry.ts';
-import type { ClaimRequest, ClaimResult, Owner, OwnerRegistry } from '../owner-registry.ts';
+import type { ClaimRequest, ClaimResult, Hold, OfflineReason, Owner, OwnerRegistry } from '../owner-registry.ts';
+import { QUARANTINE, type Quarantine } from '../quarantine.ts';
 
 export interface OwnerRegistryHarness {
   readonly registry: OwnerRegistry;
@@ -17,12 +18,16 @@ export interface OwnerRegistryHarness {
   raiseEpoch(code: DeviceCode, epoch: number): Promise<void>;
   /** Leaves a command in a lane of the device. */
   fillLane(code: DeviceCode): Promise<void>;
-  /** Presence of this device, oldest first. */
+  /** What the registry told of this device, oldest first; the empty code: of nodes. */
   events(code: DeviceCode): Promise<readonly EventRecord[]>;
   /** Index of one incarnation, in any order. */
   owned(node: NodeId): Promise<readonly DeviceCode[]>;
   /** What is noted about the subscription of the running session; empty if nothing. */
   subscription(code: DeviceCode): Promise<string>;
+  /** Why the row says the device is offline. */
+  offlineReason(code: DeviceCode): Promise<string | undefined>;
+  /** Why and until when the row says the device is kept away, also if that is over. */
+  hold(code: DeviceCode): Promise<Hold | undefined>;
   /** Does the row have a time to live? */
   expires(code: DeviceCode): Promise<boolean>;
   /** The clock of the registry. */
@@ -30,7 +35,7 @@ export interface OwnerRegistryHarness {
   close(): Promise<void>;
 }
 
-export type OpenOwnerRegistry = (flap: Partial<FlapGuard>) => Promise<OwnerRegistryHarness>;
+export type OpenOwnerRegistry = (flap: Partial<FlapGuard>, quarantine?: Quarantine) => Promise<OwnerRegistryHarness>;
 
 const FACTS = { vendor: 'Uniview', deviceType: 'NVR', algorithm: 'HMAC-SHA256', address: '10.0.0.9' };
 const FOREVER_MS = 8.64e15;
@@ -67,8 +72,11 @@ function claimed(result: ClaimResult): Epoch {
   return result.epoch;
 }
 
-const reasonOf = (event: EventRecord): unknown =>
-  (JSON.parse(Buffer.from(event.data).toString()) as { reason?: unknown }).reason;
+const NODES = '' as DeviceCode;
+
+const dataOf = (event: EventRecord): Record<string, unknown> =>
+  JSON.parse(Buffer.from(event.data).toString()) as Record<string, unknown>;
+const reasonOf = (event: EventRecord): unknown => dataOf(event).reason;
 const summary = (events: readonly EventRecord[]): string[] =>
   events.map((event) => [event.kind, event.epoch, reasonOf(event) ?? event.session].join(' '));
 
@@ -558,7 +566,7 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
         for (let i = 0; i < 5; i++) epoch = claimed(await harness.registry.claim(request(code, newNode())));
         const sixth = request(code, newNode());
         const result = await harness.registry.claim(sixth);
-        expect(result).toEqual({ status: 'held_down', retryAfterMs: 60_000 });
+        expect(result).toEqual({ status: 'held_down', reason: 'flapping', retryAfterMs: 60_000 });
         expect(await harness.registry.claim(request(code, newNode()))).toMatchObject({ status: 'held_down' });
         const { owner } = await harness.registry.lookUp(code);
         expect(owner?.epoch).toBe(epoch);
@@ -641,9 +649,227 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
       });
     });
 
-    test('any interleaving gives the same answers as the model, and one online and one offline per epoch (I1–I3, protocol D5)', async () => {
-      const harness = await open({ limit: 3 });
-      const model = openModel({ limit: 3 });
+    describe('alarms', () => {
+      const from = (address: string): Partial<ClaimRequest> => ({ facts: { ...FACTS, address } });
+      const takeTurns = async (
+        harness: OwnerRegistryHarness,
+        code: DeviceCode,
+        addresses: readonly string[],
+      ): Promise<{ epoch: Epoch; session: SessionId; result: ClaimResult }> => {
+        let [epoch, session, result] = [0 as Epoch, '' as SessionId, { status: 'late' } as ClaimResult];
+        for (const address of addresses) {
+          const asked = request(code, newNode(), from(address));
+          result = await harness.registry.claim(asked);
+          if (result.status === 'claimed') ({ epoch, session } = { epoch: result.epoch, session: asked.session });
+        }
+        return { epoch, session, result };
+      };
+
+      test.each([
+        ['flapping', ['10.0.0.1', '10.0.0.1', '10.0.0.1', '10.0.0.1'], ['10.0.0.1']],
+        ['flapping', ['10.0.0.1', '10.0.0.1', '10.0.0.1', '2001:db8::2'], ['10.0.0.1', '2001:db8::2']],
+        ['conflict', ['10.0.0.1', '2001:db8::2', '10.0.0.1', '2001:db8::2'], ['2001:db8::2', '10.0.0.1']],
+      ] as const)(
+        'a hold-down raises one alarm, device.%s, and names who came and who stays (protocol D8)',
+        async (reason, addresses, named) => {
+          const harness = await open({ limit: 2 });
+          const code = newCode();
+          await harness.provision(code, 1, { tags: ['gate'] });
+          const { epoch, session, result } = await takeTurns(harness, code, addresses);
+          expect(result).toEqual({ status: 'held_down', reason, retryAfterMs: 60_000 });
+          // The rest of the hold-down is told nowhere.
+          const { result: again } = await takeTurns(harness, code, ['10.0.0.7', '10.0.0.8']);
+          expect(again).toMatchObject({ status: 'held_down', reason });
+          const alarms = (await harness.events(code)).filter(({ kind }) => kind.startsWith('device.'));
+          expect(alarms).toHaveLength(1);
+          const alarm = alarms[0] as EventRecord;
+          expect(alarm).toMatchObject({ kind: `device.${reason}`, url: '', epoch, session, seq: 0, tags: ['gate'] });
+          const untilMs = alarm.at + 60_000;
+          expect(dataOf(alarm)).toEqual({
+            takeOvers: 3,
+            windowSeconds: 60,
+            heldUntil: new Date(untilMs).toISOString(),
+            address: addresses.at(-1),
+            incumbentAddress: addresses.at(-2),
+            addresses: named,
+          });
+          expect(await harness.hold(code)).toEqual({ reason, untilMs, addresses: named });
+          await harness.close();
+        },
+      );
+
+      test('each hold-down raises an alarm of its own, and the claim after it forgets it', async () => {
+        const harness = await open({ limit: 1, holdMs: 20 });
+        const code = newCode();
+        await harness.provision(code, 1);
+        for (const _ of [1, 2]) claimed(await harness.registry.claim(request(code, newNode())));
+        for (const times of [1, 2]) {
+          expect((await harness.registry.claim(request(code, newNode()))).status).toBe('held_down');
+          expect((await harness.events(code)).filter(({ kind }) => kind === 'device.flapping')).toHaveLength(times);
+          const { untilMs } = (await harness.hold(code)) as Hold;
+          await waitFor(async () => (await harness.nowMs()) > untilMs, { deadlineMs: 5_000, what: 'its end' });
+          claimed(await harness.registry.claim(request(code, newNode())));
+          expect(await harness.hold(code)).toBeUndefined();
+        }
+        await harness.close();
+      });
+    });
+
+    describe('quarantine', () => {
+      const quarantining = async (
+        quarantine: Partial<Quarantine> = {},
+      ): Promise<{
+        harness: OwnerRegistryHarness;
+        code: DeviceCode;
+        end: (reason: OfflineReason) => Promise<string>;
+      }> => {
+        const harness = await open({}, { ...QUARANTINE, ...quarantine });
+        const code = newCode();
+        await harness.provision(code, 1, { tags: ['gate'] });
+        const end = async (reason: OfflineReason): Promise<string> => {
+          const { node, ...rest } = request(code, newNode());
+          const epoch = claimed(await harness.registry.claim({ node, ...rest }));
+          return (await harness.registry.release({ code, node, epoch, reason })).status;
+        };
+        return { harness, code, end };
+      };
+
+      test('a device whose sessions end for misbehaviour five times in a minute goes on; after the sixth it is kept away and said to be', async () => {
+        const { harness, code, end } = await quarantining();
+        const reasons = ['overflow', 'too_big', 'bad_utf8', 'bad_frame', 'bad_json'] as const;
+        for (const reason of reasons) expect(await end(reason)).toBe('released');
+        expect(await harness.offlineReason(code)).toBe('bad_json');
+        expect(await end('unmasked')).toBe('quarantined');
+        expect(await harness.offlineReason(code)).toBe('quarantined');
+        const events = await harness.events(code);
+        expect(events.filter(({ kind }) => kind.startsWith('device.'))).toHaveLength(1);
+        const [offline, alarm] = events.slice(-2) as [EventRecord, EventRecord];
+        expect(offline.kind).toBe('presence.offline');
+        expect(reasonOf(offline)).toBe('quarantined');
+        const { epoch, session } = offline;
+        expect(alarm).toMatchObject({ kind: 'device.quarantined', url: '', epoch, session, seq: 0, tags: ['gate'] });
+        const untilMs = alarm.at + 60_000;
+        expect(dataOf(alarm)).toEqual({
+          reason: 'unmasked',
+          ends: 6,
+          windowSeconds: 60,
+          heldUntil: new Date(untilMs).toISOString(),
+          address: FACTS.address,
+        });
+        expect(await harness.hold(code)).toEqual({ reason: 'quarantined', untilMs, addresses: [FACTS.address] });
+
+        const refused = request(code, newNode());
+        const held = await harness.registry.claim(refused);
+        expect(held).toMatchObject({ status: 'held_down', reason: 'quarantined' });
+        if (held.status === 'held_down') expect(held.retryAfterMs).toBeGreaterThan(30_000);
+        expect((await harness.registry.lookUp(code)).owner).toBeUndefined();
+        expect(await harness.owned(refused.node)).toEqual([]);
+        expect(await harness.events(code)).toHaveLength(events.length);
+        await harness.close();
+      });
+
+      test('ends for any other reason never add up', async () => {
+        const { harness, end } = await quarantining({ limit: 1 });
+        for (const reason of [
+          'closed',
+          'liveness_timeout',
+          'draining',
+          'rebalanced',
+          'revoked',
+          'disconnected',
+        ] as const)
+          expect(await end(reason)).toBe('released');
+        expect(await end('overflow')).toBe('released');
+        expect(await end('closed')).toBe('released');
+        expect(await end('overflow')).toBe('quarantined');
+        await harness.close();
+      });
+
+      test('ends further apart than the window do not add up', async () => {
+        const windowMs = 20;
+        const { harness, end } = await quarantining({ limit: 1, windowMs });
+        for (let i = 0; i < 4; i++) {
+          expect(await end('overflow')).toBe('released');
+          const over = (await harness.nowMs()) + windowMs + 1;
+          await waitFor(async () => (await harness.nowMs()) > over, {
+            deadlineMs: 5_000,
+            what: 'the end of the window',
+          });
+        }
+        await harness.close();
+      });
+
+      test('a quarantine ends after its time, and the device begins anew', async () => {
+        const { harness, code, end } = await quarantining({ limit: 1, holdMs: 20 });
+        expect(await end('overflow')).toBe('released');
+        expect(await end('overflow')).toBe('quarantined');
+        const back = request(code, newNode());
+        const { untilMs } = (await harness.hold(code)) as Hold;
+        await waitFor(async () => (await harness.nowMs()) > untilMs, { deadlineMs: 5_000, what: 'its end' });
+        const epoch = claimed(await harness.registry.claim(back));
+        expect(await harness.hold(code)).toBeUndefined();
+        await harness.registry.release({ code, node: back.node, epoch, reason: 'closed' });
+        expect(await end('overflow')).toBe('released');
+        await harness.close();
+      });
+
+      test('a stale release counts for nothing', async () => {
+        const { harness, code, end } = await quarantining({ limit: 1 });
+        const old = request(code, newNode());
+        const epoch = claimed(await harness.registry.claim(old));
+        const { node, ...rest } = request(code, newNode());
+        const current = claimed(await harness.registry.claim({ node, ...rest }));
+        for (let i = 0; i < 3; i++) {
+          const late = { code, node: old.node, epoch, reason: 'overflow' } as const;
+          expect(await harness.registry.release(late)).toEqual({ status: 'stale' });
+        }
+        await harness.registry.release({ code, node, epoch: current, reason: 'closed' });
+        expect(await end('overflow')).toBe('released');
+        await harness.close();
+      });
+    });
+
+    describe('the end of a node', () => {
+      const told = async (node: NodeId): Promise<unknown[]> =>
+        (await at.events(NODES))
+          .filter((event) => dataOf(event).node === node)
+          .map((event) => ({ kind: event.kind, epoch: event.epoch, session: event.session, data: dataOf(event) }));
+
+      test('a lost node is announced once, with the devices it held, before each of them goes offline', async () => {
+        const [dead, alive] = [newNode('lost'), newNode()];
+        const codes = await Promise.all(Array.from({ length: 5 }, () => device()));
+        for (const code of codes) claimed(await registry.claim(request(code, dead)));
+        for (const code of codes.slice(0, 2)) claimed(await registry.claim(request(code, alive)));
+        expect(await registry.announceEnd(dead, 'lost')).toEqual({ status: 'announced', devices: 3 });
+        const data = { node: dead, name: 'lost', devices: 3 };
+        expect(await told(dead)).toEqual([{ kind: 'node.lost', epoch: 0, session: '', data }]);
+        expect(await registry.reap(dead, 10)).toEqual({ offline: 3, done: true });
+        for (let i = 0; i < 3; i++) expect(await registry.announceEnd(dead, 'lost')).toEqual({ status: 'known' });
+        expect(await told(dead)).toHaveLength(1);
+      });
+
+      test('of many who announce at once one does', async () => {
+        const node = newNode();
+        const results = await Promise.all(Array.from({ length: 8 }, () => registry.announceEnd(node, 'lost')));
+        expect(results.filter(({ status }) => status === 'announced')).toHaveLength(1);
+        expect(await told(node)).toHaveLength(1);
+      });
+
+      test('a node that said goodbye is never lost; another incarnation of its name is another node', async () => {
+        const [left, next] = [newNode('edge'), newNode('edge')];
+        expect(await registry.announceEnd(left, 'left')).toEqual({ status: 'announced', devices: 0 });
+        expect(await registry.announceEnd(left, 'lost')).toEqual({ status: 'known' });
+        expect(await told(left)).toEqual([
+          { kind: 'node.left', epoch: 0, session: '', data: { node: left, name: 'edge' } },
+        ]);
+        expect(await registry.announceEnd(next, 'lost')).toMatchObject({ status: 'announced' });
+      });
+    });
+
+    test('any interleaving gives the same answers and rows as the model, one online and one offline per epoch, and the last event of a device equals its row (I1–I3, protocol D5)', async () => {
+      const quarantine = { ...QUARANTINE, limit: 2 };
+      const harness = await open({ limit: 3 }, quarantine);
+      const model = openModel({ limit: 3 }, quarantine);
       await fc.assert(
         fc.asyncProperty(fc.array(anyStep, { minLength: 10, maxLength: 60 }), async (steps) => {
           await runInLockStep(harness, model, steps);
@@ -656,7 +882,7 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
 }
 
 /** The memory implementation with a store of its own: the model that others are compared with, and the harness for its own run. */
-export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
+export function openModel(flap: Partial<FlapGuard>, quarantine: Quarantine = QUARANTINE): OwnerRegistryHarness {
   const known = new Map<DeviceCode, { revision: number; enabled: boolean; tags: readonly string[] }>();
   const events: EventRecord[] = [];
   const filled = new Set<DeviceCode>();
@@ -665,6 +891,7 @@ export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
     append: (event) => events.push(event),
     nowMs: Date.now,
     flap,
+    quarantine,
     laneBusy: (code) => filled.has(code),
   });
   return {
@@ -682,6 +909,8 @@ export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
     events: async (code) => events.filter((event) => event.code === code),
     owned: async (node) => registry.owned(node),
     subscription: async (code) => registry.sessionOf(code)?.subscription ?? '',
+    offlineReason: async (code) => registry.sessionOf(code)?.lastOffline?.reason,
+    hold: async (code) => registry.sessionOf(code)?.hold,
     expires: async () => false,
     nowMs: async () => Date.now(),
     close: async () => undefined,
@@ -692,7 +921,8 @@ export function openModel(flap: Partial<FlapGuard>): OwnerRegistryHarness {
 type Step =
   | { type: 'claim'; device: number; node: number; nonce: number; revision: 'current' | 'old'; late: boolean }
   | { type: 'reclaim'; device: number; from: number; to: number; past: number }
-  | { type: 'release'; device: number; node: number; past: number }
+  | { type: 'release'; device: number; node: number; past: number; reason: OfflineReason }
+  | { type: 'end'; node: number; left: boolean }
   | { type: 'reap'; node: number }
   | { type: 'change'; device: number; enabled: boolean }
   | { type: 'remove'; device: number };
@@ -726,8 +956,15 @@ const anyStep: fc.Arbitrary<Step> = fc.oneof(
   },
   {
     weight: 5,
-    arbitrary: fc.record({ type: fc.constant('release' as const), device: pick(2), node: pick(3), past: pick(3) }),
+    arbitrary: fc.record({
+      type: fc.constant('release' as const),
+      device: pick(2),
+      node: pick(3),
+      past: pick(3),
+      reason: fc.constantFrom<OfflineReason>('closed', 'liveness_timeout', 'draining', 'overflow', 'bad_json'),
+    }),
   },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('end' as const), node: pick(3), left: fc.boolean() }) },
   { weight: 2, arbitrary: fc.record({ type: fc.constant('reap' as const), node: pick(3) }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('change' as const), device: pick(2), enabled: fc.boolean() }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('remove' as const), device: pick(2) }) },
@@ -803,7 +1040,7 @@ class Side {
             notAfterMs: step.late ? 0 : FOREVER_MS,
           }),
         );
-        if (result.status === 'held_down') return { status: result.status };
+        if (result.status === 'held_down') return { status: result.status, reason: result.reason };
         if (result.status !== 'claimed') return result;
         const previous = result.previous && this.#plain(code, result.previous);
         return { ...result, epoch: this.#issued(code, result.epoch), previous };
@@ -823,8 +1060,10 @@ class Side {
           code,
           node: node(step.node),
           epoch: this.#past(code, step.past),
-          reason: 'closed',
+          reason: step.reason,
         });
+      case 'end':
+        return await registry.announceEnd(node(step.node), step.left ? 'left' : 'lost');
       case 'reap':
         return await registry.reap(node(step.node), 10);
       case 'change':
@@ -836,18 +1075,25 @@ class Side {
 
   async lookUp(code: DeviceCode): Promise<unknown> {
     const { provisioned, owner } = await this.at.registry.lookUp(code);
-    return { provisioned, owner: owner && this.#plain(code, owner) };
+    const hold = await this.at.hold(code);
+    return {
+      provisioned,
+      owner: owner && this.#plain(code, owner),
+      offlineReason: await this.at.offlineReason(code),
+      hold: hold && { reason: hold.reason, addresses: hold.addresses },
+    };
   }
 
   async presence(code: DeviceCode): Promise<unknown> {
-    return (await this.at.events(code)).map(({ at: _at, receivedAt: _receivedAt, epoch, data, ...event }) => ({
-      ...event,
-      epoch: this.#order(code, epoch),
-      data: JSON.parse(Buffer.from(data).toString()) as unknown,
-    }));
+    return (await this.at.events(code)).map((event) => {
+      const { at: _at, receivedAt: _receivedAt, epoch, ...rest } = event;
+      const { heldUntil: _heldUntil, ...data } = dataOf(event);
+      return { ...rest, epoch: this.#order(code, epoch), data };
+    });
   }
 
-  /** Exactly one online per epoch, in growing order; exactly one offline per epoch, except the one that still owns the device. */
+  /** Exactly one online per epoch, in growing order; exactly one offline per epoch, except the one that still owns the device. What was said
+   *  last is what the row says. */
   async checkPresence(code: DeviceCode): Promise<void> {
     const events = await this.at.events(code);
     const epochs = this.#epochs.get(code) ?? [];
@@ -855,6 +1101,13 @@ class Side {
     const of = (kind: string): Epoch[] => events.filter((event) => event.kind === kind).map((event) => event.epoch);
     expect(of('presence.online')).toEqual(epochs);
     expect([...of('presence.offline')].sort((a, b) => a - b)).toEqual(epochs.filter((epoch) => epoch !== owner?.epoch));
+    const last = events.findLast(({ kind }) => kind.startsWith('presence.'));
+    if (last === undefined) return;
+    if (owner === undefined) {
+      expect([last.kind, reasonOf(last)]).toEqual(['presence.offline', await this.at.offlineReason(code)]);
+    } else {
+      expect([last.kind, last.epoch, last.session]).toEqual(['presence.online', owner.epoch, owner.session]);
+    }
   }
 
   #issued(code: DeviceCode, epoch: Epoch): number {

@@ -13,13 +13,14 @@ import {
 } from '@lapi-broker/redis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { MemoryNodeDirectory } from '../memory/node-directory.ts';
-import type { ClaimRequest } from '../owner-registry.ts';
+import type { ClaimRequest, HoldReason } from '../owner-registry.ts';
+import { QUARANTINE } from '../quarantine.ts';
 import { RedisNodeDirectory } from '../redis/node-directory.ts';
 import { RedisOwnerRegistry } from '../redis/owner-registry.ts';
 import { nodeDirectoryContract } from './node-directory.ts';
 import { type OpenOwnerRegistry, openModel, ownerRegistryContract } from './owner-registry.ts';
 
-ownerRegistryContract('memory', async (flap) => openModel(flap));
+ownerRegistryContract('memory', async (flap, quarantine) => openModel(flap, quarantine));
 nodeDirectoryContract('memory', async () => ({
   directory: new MemoryNodeDirectory(Date.now),
   close: async () => undefined,
@@ -43,7 +44,7 @@ describe.each([
     await server.stop();
   });
 
-  const openRegistry: OpenOwnerRegistry = async (flap) => {
+  const openRegistry: OpenOwnerRegistry = async (flap, quarantine = QUARANTINE) => {
     const keyspace = createKeyspace(`test${++prefixes}`);
     const nowMs = async (): Promise<number> => {
       // Any master will do: they share the machine's clock.
@@ -51,7 +52,7 @@ describe.each([
       return seconds * 1000 + Math.floor(micros / 1000);
     };
     return {
-      registry: new RedisOwnerRegistry(connection, keyspace, { flap }),
+      registry: new RedisOwnerRegistry(connection, keyspace, { flap, quarantine }),
       async provision(code, revision, { tags = [], enabled = true } = {}) {
         const fields = { rev: revision, enabled: enabled ? '1' : '0', tags: JSON.stringify(tags) };
         await connection.hset(keyspace.device(code), fields);
@@ -77,6 +78,12 @@ describe.each([
         return (await Promise.all(shards)).flat() as DeviceCode[];
       },
       subscription: async (code) => (await connection.hget(keyspace.device(code), 'sub')) ?? '',
+      offlineReason: async (code) => (await connection.hget(keyspace.device(code), 'off')) ?? undefined,
+      async hold(code) {
+        const [untilMs, reason, addresses] = await connection.hmget(keyspace.device(code), 'hu', 'hk', 'ha');
+        if (!untilMs) return undefined;
+        return { reason: reason as HoldReason, untilMs: Number(untilMs), addresses: (addresses ?? '').split(',') };
+      },
       expires: async (code) => (await connection.pttl(keyspace.device(code))) !== -1,
       nowMs,
       close: async () => undefined,
@@ -127,8 +134,8 @@ describe.each([
     await setMaxMemory(connection, 1);
     try {
       await expect(registry.claim(claimOf(refused, node))).rejects.toMatchObject({ code: 'broker_unavailable' });
-      const load = { sessions: 3, registrations: 0, loopLagMs: 0 };
-      expect(await directory.renew(node, load, 'serving', 60_000, 8.64e15)).toMatchObject({ status: 'renewed' });
+      const load = { sessions: 3, registrations: 0, loopLagMs: 0, phase: 'serving' } as const;
+      expect(await directory.renew(node, load, 60_000, 8.64e15)).toMatchObject({ status: 'renewed' });
       const ending = { code: released, node, epoch: epochs.get(released) as Epoch, reason: 'closed' } as const;
       expect(await registry.release(ending)).toEqual({ status: 'released' });
       const going = {
@@ -139,6 +146,7 @@ describe.each([
         session: 's' as SessionId,
       };
       expect(await registry.reclaim(going)).toMatchObject({ status: 'reclaimed' });
+      expect(await registry.announceEnd(node, 'lost')).toEqual({ status: 'announced', devices: 1 });
       expect(await registry.reap(node, 10)).toEqual({ offline: 1, done: true });
       await directory.leave(node);
     } finally {
@@ -190,6 +198,7 @@ describe.each([
             }),
           ),
         ),
+      () => registry.announceEnd(next, 'lost'),
       () => registry.reap(next, codes.length),
       () => Promise.all(codes.map(claim)),
       () =>

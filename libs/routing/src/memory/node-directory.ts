@@ -2,13 +2,21 @@
  *  timer is needed. Grows with the incarnations that nobody forgot. */
 
 import { incarnationOf, type NodeId, nodeNameOf } from '@lapi-broker/protocol';
-import type { NodeDirectory, NodeLoad, NodePhase, NodeRecord, NodeView, RenewResult } from '../node-directory.ts';
+import type {
+  HeardAsk,
+  NodeAsk,
+  NodeDirectory,
+  NodeRecord,
+  NodeStatus,
+  NodeView,
+  RenewResult,
+} from '../node-directory.ts';
 import { byNode, deadNode, IDLE } from '../node-view.ts';
 
 interface Lease {
   readonly record: NodeRecord;
-  readonly load: NodeLoad;
-  readonly phase: NodePhase;
+  readonly status: NodeStatus;
+  readonly asked?: HeardAsk;
   readonly beatMs: number;
   readonly endsAtMs: number;
 }
@@ -23,28 +31,30 @@ export class MemoryNodeDirectory implements NodeDirectory {
     this.#nowMs = nowMs;
   }
 
-  async join(record: NodeRecord, leaseMs: number): Promise<{ readonly redisTimeMs: number }> {
+  async join(record: NodeRecord, leaseMs: number, status = IDLE): Promise<{ readonly redisTimeMs: number }> {
     const now = this.#now();
-    const lease: Lease = { record, load: IDLE, phase: 'serving', beatMs: now, endsAtMs: now + leaseMs };
+    const lease: Lease = { record, status, beatMs: now, endsAtMs: now + leaseMs };
     this.#leases.set(nodeNameOf(record.node), lease);
     this.#beats.set(record.node, now);
     return { redisTimeMs: now };
   }
 
-  async renew(
-    node: NodeId,
-    load: NodeLoad,
-    phase: NodePhase,
-    leaseMs: number,
-    notAfterMs: number,
-  ): Promise<RenewResult> {
+  async renew(node: NodeId, status: NodeStatus, leaseMs: number, notAfterMs: number): Promise<RenewResult> {
     const now = this.#now();
     const lease = this.#living(node);
     if (lease === undefined) return { status: 'lapsed' };
     if (now > notAfterMs) return { status: 'late' };
-    this.#leases.set(nodeNameOf(node), { ...lease, load, phase, beatMs: now, endsAtMs: now + leaseMs });
+    this.#leases.set(nodeNameOf(node), { ...lease, status, beatMs: now, endsAtMs: now + leaseMs });
     this.#beats.set(node, now);
-    return { status: 'renewed', redisTimeMs: now };
+    return { status: 'renewed', redisTimeMs: now, ...(lease.asked === undefined ? {} : { asked: lease.asked }) };
+  }
+
+  async ask(node: NodeId, ask: NodeAsk): Promise<'asked' | 'gone'> {
+    const lease = this.#living(node);
+    if (lease === undefined) return 'gone';
+    const number = Math.max((lease.asked?.number ?? 0) + 1, this.#now() * 1_000);
+    this.#leases.set(nodeNameOf(node), { ...lease, asked: { ...ask, number } });
+    return 'asked';
   }
 
   async leave(node: NodeId): Promise<void> {
@@ -55,7 +65,7 @@ export class MemoryNodeDirectory implements NodeDirectory {
     const views = [...this.#beats].map(([node, beatMs]): NodeView => {
       const lease = this.#living(node);
       if (lease === undefined) return deadNode(node, beatMs);
-      return { ...lease.record, ...lease.load, phase: lease.phase, alive: true, lastBeatMs: lease.beatMs };
+      return { ...lease.record, ...lease.status, alive: true, lastBeatMs: lease.beatMs };
     });
     return views.sort(byNode);
   }

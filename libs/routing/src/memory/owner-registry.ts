@@ -12,12 +12,15 @@ import {
   type SessionId,
 } from '@lapi-broker/protocol';
 import { checkAnnotation } from '../annotation.ts';
-import { type FlapGuard, flapGuard, NO_TAKE_OVERS, type TakeOvers, takeOver } from '../flap-guard.ts';
+import { type FlapGuard, flapGuard, type TakeOver, takeOver } from '../flap-guard.ts';
 import type {
   AnnotateResult,
+  AnnounceResult,
   ClaimRequest,
   ClaimResult,
+  Hold,
   LookUp,
+  NodeEnd,
   OfflineReason,
   Owner,
   OwnerRegistry,
@@ -27,7 +30,8 @@ import type {
   ReleaseResult,
   SessionFacts,
 } from '../owner-registry.ts';
-import { offlineData, onlineData } from '../presence.ts';
+import { holdData, nodeEndData, offlineData, onlineData, quarantineData } from '../presence.ts';
+import { countEnds, isMisbehaviour, QUARANTINE, type Quarantine } from '../quarantine.ts';
 
 /** What the registry must know about a device's provisioning. */
 export interface KnownProvisioning {
@@ -42,6 +46,7 @@ export interface MemoryOwnerRegistryOptions {
   readonly append: (event: EventRecord) => void;
   readonly nowMs: () => number;
   readonly flap?: Partial<FlapGuard>;
+  readonly quarantine?: Quarantine;
   /** Does a command of the device wait, or is one out? Default: never. */
   readonly laneBusy?: (code: DeviceCode) => boolean;
 }
@@ -51,6 +56,8 @@ export interface SessionRow {
   readonly owner: Owner | undefined;
   readonly facts: SessionFacts | undefined;
   readonly lastOffline: { readonly reason: OfflineReason; readonly atMs: number } | undefined;
+  /** Over once its time has passed. */
+  readonly hold: Hold | undefined;
   /** What `annotate` noted of the running session; empty if nothing. */
   readonly subscription: string;
 }
@@ -62,8 +69,15 @@ interface Row {
   readonly facts: SessionFacts | undefined;
   readonly lastOffline: SessionRow['lastOffline'];
   readonly subscription: string;
-  readonly takeOvers: TakeOvers;
+  readonly hold: Hold | undefined;
+  readonly takeOvers: readonly TakeOver[];
+  /** When sessions ended for misbehaviour, oldest first. */
+  readonly badEndsMs: readonly number[];
 }
+
+/** Whoever asks for what became of a node does so for as long as its incarnation is listed. */
+const REMEMBER_END_MS = 3_600_000;
+const NO_DEVICE = { code: '' as DeviceCode, epoch: 0 as Epoch, session: '' as const };
 
 const EMPTY_ROW: Row = {
   epoch: 0,
@@ -71,20 +85,26 @@ const EMPTY_ROW: Row = {
   facts: undefined,
   lastOffline: undefined,
   subscription: '',
-  takeOvers: NO_TAKE_OVERS,
+  hold: undefined,
+  takeOvers: [],
+  badEndsMs: [],
 };
 
 export class MemoryOwnerRegistry implements OwnerRegistry {
   readonly #options: MemoryOwnerRegistryOptions;
   readonly #guard: FlapGuard;
+  readonly #quarantine: Quarantine;
   readonly #rows = new Map<DeviceCode, Row>();
   /** Used nonces → expiry, oldest first. */
   readonly #nonces = new Map<string, number>();
   readonly #owned = new Map<NodeId, Set<DeviceCode>>();
+  /** Incarnations whose end was announced → when that is forgotten, oldest first. */
+  readonly #ended = new Map<NodeId, number>();
 
   constructor(options: MemoryOwnerRegistryOptions) {
     this.#options = options;
     this.#guard = flapGuard(options.flap);
+    this.#quarantine = options.quarantine ?? QUARANTINE;
   }
 
   async claim(request: ClaimRequest): Promise<ClaimResult> {
@@ -96,14 +116,15 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     if (this.#isUsed(request, now)) return { status: 'replayed' };
 
     const row = this.#rows.get(code) ?? EMPTY_ROW;
-    let takeOvers = row.takeOvers;
+    const hold = row.hold !== undefined && now < row.hold.untilMs ? row.hold : undefined;
+    if (hold !== undefined && (row.owner !== undefined || hold.reason === 'quarantined')) {
+      return { status: 'held_down', reason: hold.reason, retryAfterMs: hold.untilMs - Math.floor(now) };
+    }
+    let { takeOvers } = row;
     if (row.owner !== undefined) {
-      const { state, refusedMs } = takeOver(takeOvers, this.#guard, now);
-      takeOvers = state;
-      if (refusedMs > 0) {
-        this.#rows.set(code, { ...row, takeOvers });
-        return { status: 'held_down', retryAfterMs: refusedMs };
-      }
+      const result = takeOver(takeOvers, this.#guard, { atMs: Math.floor(now), address: facts.address });
+      if ('hold' in result) return this.#holdDown(code, row, row.owner, result.hold, facts.address, now);
+      takeOvers = result.passed;
     }
     const epoch = mint(row.epoch, now);
     this.#nonces.set(nonceKey(request), now + request.nonceTtlMs);
@@ -112,6 +133,7 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
       epoch,
       owner: { node, epoch, session, sinceMs: Math.floor(now) },
       facts,
+      hold,
       takeOvers,
       subscription: '',
     });
@@ -147,8 +169,9 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
       return { status: 'stale' };
     }
     if (owner.epoch !== epoch) return { status: 'stale' };
-    this.#end(code, row, owner, reason);
     this.#disown(node, code);
+    if (isMisbehaviour(reason)) return this.#endBadly(code, row, owner, reason);
+    this.#end(code, row, owner, reason);
     return { status: 'released' };
   }
 
@@ -166,6 +189,17 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
 
   async laneBusy(code: DeviceCode): Promise<boolean> {
     return this.#isLaneBusy(code);
+  }
+
+  async announceEnd(node: NodeId, end: NodeEnd): Promise<AnnounceResult> {
+    const now = this.#options.nowMs();
+    for (const [known, until] of this.#ended) if (until < now) this.#ended.delete(known);
+    if (this.#ended.has(node)) return { status: 'known' };
+    this.#ended.set(node, now + REMEMBER_END_MS);
+    const held = this.owned(node).filter((code) => this.#rows.get(code)?.owner?.node === node);
+    const devices = end === 'lost' ? held.length : 0;
+    this.#say(NO_DEVICE, `node.${end}`, nodeEndData(node, end, devices), now);
+    return { status: 'announced', devices };
   }
 
   /** One process, one shard: `limit` is the number of devices. */
@@ -204,6 +238,29 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     return this.#options.laneBusy?.(code) ?? false;
   }
 
+  #holdDown(code: DeviceCode, row: Row, owner: Owner, hold: Hold, address: string, now: number): ClaimResult {
+    this.#rows.set(code, { ...row, hold, takeOvers: [] });
+    const data = holdData(hold, this.#guard, address, row.facts?.address ?? '');
+    this.#say({ code, ...owner }, `device.${hold.reason}`, data, now);
+    return { status: 'held_down', reason: hold.reason, retryAfterMs: hold.untilMs - Math.floor(now) };
+  }
+
+  #endBadly(code: DeviceCode, row: Row, owner: Owner, reason: OfflineReason): ReleaseResult {
+    const now = this.#options.nowMs();
+    const badEndsMs = countEnds(row.badEndsMs, this.#quarantine, Math.floor(now));
+    if (badEndsMs.length <= this.#quarantine.limit) {
+      this.#end(code, { ...row, badEndsMs }, owner, reason);
+      return { status: 'released' };
+    }
+    const address = row.facts?.address ?? '';
+    const untilMs = Math.floor(now) + this.#quarantine.holdMs;
+    const hold: Hold = { reason: 'quarantined', untilMs, addresses: [address] };
+    this.#end(code, { ...row, hold, badEndsMs: [] }, owner, 'quarantined');
+    const data = quarantineData(reason, this.#quarantine, untilMs, address);
+    this.#say({ code, ...owner }, 'device.quarantined', data, now);
+    return { status: 'quarantined' };
+  }
+
   #end(code: DeviceCode, row: Row, owner: Owner, reason: OfflineReason): void {
     const now = this.#options.nowMs();
     this.#rows.set(code, {
@@ -239,17 +296,16 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
   }
 
   #online(code: DeviceCode, owner: Omit<Owner, 'sinceMs'>, address: string, now: number): void {
-    this.#presence(code, 'presence.online', owner, onlineData(owner.node, owner.session, address), now);
+    this.#say({ code, ...owner }, 'presence.online', onlineData(owner.node, owner.session, address), now);
   }
 
   #offline(code: DeviceCode, owner: Owner, reason: OfflineReason, now: number): void {
-    this.#presence(code, 'presence.offline', owner, offlineData(reason, owner.node), now);
+    this.#say({ code, ...owner }, 'presence.offline', offlineData(reason, owner.node), now);
   }
 
-  #presence(
-    code: DeviceCode,
+  #say(
+    { code, epoch, session }: { code: DeviceCode; epoch: Epoch; session: SessionId | '' },
     kind: string,
-    { epoch, session }: { epoch: Epoch; session: SessionId },
     data: string,
     now: number,
   ): void {

@@ -4,8 +4,17 @@
 
 import { incarnationOf, type NodeId, nodeNameOf } from '@lapi-broker/protocol';
 import { createScript, guarded, type Keyspace, type RedisConnection, type Script } from '@lapi-broker/redis';
-import type { NodeDirectory, NodeLoad, NodePhase, NodeRecord, NodeView, RenewResult } from '../node-directory.ts';
-import { byNode, deadNode } from '../node-view.ts';
+import type {
+  DrainProgress,
+  HeardAsk,
+  NodeAsk,
+  NodeDirectory,
+  NodeRecord,
+  NodeStatus,
+  NodeView,
+  RenewResult,
+} from '../node-directory.ts';
+import { byNode, deadNode, IDLE } from '../node-view.ts';
 import { unexpectedReply, words } from './reply.ts';
 
 export interface RedisNodeDirectoryOptions {
@@ -15,10 +24,11 @@ export interface RedisNodeDirectoryOptions {
 
 const JOIN = new URL('./join.lua', import.meta.url);
 const RENEW = new URL('./renew.lua', import.meta.url);
+const ASK = new URL('./ask.lua', import.meta.url);
 const LEAVE = new URL('./leave.lua', import.meta.url);
 
 const LIST_LIMIT = 2000;
-const FIELDS = ['inc', 'address', 'version', 'started', 'sessions', 'rate', 'lag', 'phase', 'beat'] as const;
+const FIELDS = ['inc', 'address', 'version', 'started', 'sessions', 'rate', 'lag', 'phase', 'drain', 'beat'] as const;
 
 export class RedisNodeDirectory implements NodeDirectory {
   readonly #connection: RedisConnection;
@@ -26,6 +36,7 @@ export class RedisNodeDirectory implements NodeDirectory {
   readonly #listLimit: number;
   readonly #join: Script;
   readonly #renew: Script;
+  readonly #ask: Script;
   readonly #leave: Script;
 
   /** A state connection; the caller opens and closes it. */
@@ -39,13 +50,17 @@ export class RedisNodeDirectory implements NodeDirectory {
     this.#listLimit = listLimit;
     this.#join = createScript(connection, JOIN, 1);
     this.#renew = createScript(connection, RENEW, 1);
+    this.#ask = createScript(connection, ASK, 1);
     this.#leave = createScript(connection, LEAVE, 1);
   }
 
-  async join(record: NodeRecord, leaseMs: number): Promise<{ readonly redisTimeMs: number }> {
+  async join(record: NodeRecord, leaseMs: number, status = IDLE): Promise<{ readonly redisTimeMs: number }> {
     const { node, address, version, startedAtMs } = record;
     const reply = words(
-      await this.#join([this.#key(node)], [incarnationOf(node), address, version, startedAtMs, leaseMs]),
+      await this.#join(
+        [this.#key(node)],
+        [incarnationOf(node), address, version, startedAtMs, leaseMs, ...fieldsOf(status)],
+      ),
     );
     if (reply[0] !== 'JOINED') throw unexpectedReply('join', reply);
     const redisTimeMs = Number(reply[1]);
@@ -54,26 +69,17 @@ export class RedisNodeDirectory implements NodeDirectory {
     return { redisTimeMs };
   }
 
-  async renew(
-    node: NodeId,
-    load: NodeLoad,
-    phase: NodePhase,
-    leaseMs: number,
-    notAfterMs: number,
-  ): Promise<RenewResult> {
-    const { sessions, registrations, loopLagMs } = load;
+  async renew(node: NodeId, status: NodeStatus, leaseMs: number, notAfterMs: number): Promise<RenewResult> {
     const reply = words(
-      await this.#renew(
-        [this.#key(node)],
-        [incarnationOf(node), leaseMs, Math.floor(notAfterMs), sessions, registrations, loopLagMs, phase],
-      ),
+      await this.#renew([this.#key(node)], [incarnationOf(node), leaseMs, Math.floor(notAfterMs), ...fieldsOf(status)]),
     );
     switch (reply[0]) {
       case 'RENEWED': {
         const redisTimeMs = Number(reply[1]);
         // Not awaited: the lease is renewed whatever becomes of the hint, and the next beat repeats it.
         this.#listed(node, redisTimeMs).catch(() => undefined);
-        return { status: 'renewed', redisTimeMs };
+        const asked = heardAsk(reply[2] ?? '');
+        return { status: 'renewed', redisTimeMs, ...(asked === undefined ? {} : { asked }) };
       }
       case 'LAPSED':
         return { status: 'lapsed' };
@@ -82,6 +88,14 @@ export class RedisNodeDirectory implements NodeDirectory {
       default:
         throw unexpectedReply('renew', reply);
     }
+  }
+
+  async ask(node: NodeId, ask: NodeAsk): Promise<'asked' | 'gone'> {
+    const seconds = ask.ask === 'drain' ? (ask.seconds ?? '') : '';
+    const reply = words(await this.#ask([this.#key(node)], [incarnationOf(node), ask.ask, seconds]));
+    if (reply[0] === 'ASKED') return 'asked';
+    if (reply[0] === 'GONE') return 'gone';
+    throw unexpectedReply('ask', reply);
   }
 
   async leave(node: NodeId): Promise<void> {
@@ -126,9 +140,32 @@ function pairs(scored: readonly string[]): readonly (readonly [NodeId, number])[
   );
 }
 
+/** `<number> drain <seconds>?` or `<number> resume`, as ask.lua writes it; '' = nothing was asked. */
+function heardAsk(text: string): HeardAsk | undefined {
+  const [number = '', ask, seconds = ''] = text.split(' ');
+  if (ask === 'resume') return { ask, number: Number(number) };
+  if (ask !== 'drain') return undefined;
+  return { ask, seconds: seconds === '' ? undefined : Number(seconds), number: Number(number) };
+}
+
+/** The status as join.lua and renew.lua take it. */
+function fieldsOf({ sessions, registrations, loopLagMs, phase, drain }: NodeStatus): readonly (string | number)[] {
+  return [sessions, registrations, loopLagMs, phase, drain === undefined ? '' : drainText(drain)];
+}
+
+function drainText({ startedAtMs, endsAtMs, devices, left }: DrainProgress): string {
+  return `${Math.floor(startedAtMs)} ${Math.floor(endsAtMs)} ${devices} ${left}`;
+}
+
+function drainOf(text: string): DrainProgress | undefined {
+  const [startedAtMs = 0, endsAtMs = 0, devices = 0, left = 0] = text.split(' ').map(Number);
+  return text === '' ? undefined : { startedAtMs, endsAtMs, devices, left };
+}
+
 function view(node: NodeId, beatMs: number, row: readonly (string | null)[]): NodeView {
-  const [incarnation, address, version, started, sessions, rate, lag, phase, beat] = row;
+  const [incarnation, address, version, started, sessions, rate, lag, phase, drained, beat] = row;
   if (incarnation !== incarnationOf(node)) return deadNode(node, beatMs);
+  const drain = drainOf(drained ?? '');
   return {
     node,
     address: address ?? '',
@@ -138,6 +175,7 @@ function view(node: NodeId, beatMs: number, row: readonly (string | null)[]): No
     registrations: Number(rate ?? 0),
     loopLagMs: Number(lag ?? 0),
     phase: phase === 'draining' ? 'draining' : 'serving',
+    ...(drain === undefined ? {} : { drain }),
     alive: true,
     lastBeatMs: Number(beat ?? beatMs),
   };

@@ -1,5 +1,5 @@
 /** OwnerRegistry on Redis: each change is one Lua script on the shard of the device (claim, release, reclaim, reap), which decides, writes
- *  the row and appends the presence events (I1–I3, protocol D5). Time is Redis TIME throughout, never the clock of this process.
+ *  the row and appends the events (I1–I3, protocol D5). Time is Redis TIME throughout, never the clock of this process.
  *  Redis away: every method rejects with `broker_unavailable`, and the script may have run all the same; what that means per method stands
  *  at the port. Replication is not waited for: a failover may forget a claim, and the clock in the epoch keeps the next one above it (I2). */
 
@@ -9,9 +9,12 @@ import { checkAnnotation } from '../annotation.ts';
 import { type FlapGuard, flapGuard } from '../flap-guard.ts';
 import type {
   AnnotateResult,
+  AnnounceResult,
   ClaimRequest,
   ClaimResult,
+  HoldReason,
   LookUp,
+  NodeEnd,
   Owner,
   OwnerRegistry,
   ReclaimRequest,
@@ -19,40 +22,55 @@ import type {
   ReleaseRequest,
   ReleaseResult,
 } from '../owner-registry.ts';
-import { onlineData } from '../presence.ts';
+import { nodeEndData, onlineData } from '../presence.ts';
+import { isMisbehaviour, QUARANTINE, type Quarantine } from '../quarantine.ts';
 import { unexpectedReply, words } from './reply.ts';
 
 export interface RedisOwnerRegistryOptions {
   readonly flap?: Partial<FlapGuard>;
+  readonly quarantine?: Quarantine;
+  /** How long the timeline of a device is kept after the end that `reap` writes into it; 0 or absent = it writes none. */
+  readonly timelineMs?: number;
 }
 
 const CLAIM = new URL('./claim.lua', import.meta.url);
 const RECLAIM = new URL('./reclaim.lua', import.meta.url);
 const RELEASE = new URL('./release.lua', import.meta.url);
 const ANNOTATE = new URL('./annotate.lua', import.meta.url);
+const ANNOUNCE_END = new URL('./announce-end.lua', import.meta.url);
 const REAP = new URL('./reap.lua', import.meta.url);
 
 /** One script call blocks its Redis for about 10 µs per device. */
 const REAP_BATCH = 500;
+/** Much longer than a dead incarnation is listed. */
+const REMEMBER_END_MS = 3_600_000;
+/** Events about things that belong to no device lie in the shard of this code. */
+const NO_DEVICE = '' as DeviceCode;
 
 export class RedisOwnerRegistry implements OwnerRegistry {
   readonly #connection: RedisConnection;
   readonly #keyspace: Keyspace;
   readonly #guard: FlapGuard;
+  readonly #quarantine: Quarantine;
+  readonly #timelineMs: number;
   readonly #claim: Script;
   readonly #reclaim: Script;
   readonly #release: Script;
   readonly #annotate: Script;
+  readonly #announceEnd: Script;
 
   /** A state connection; the caller opens and closes it. */
   constructor(connection: RedisConnection, keyspace: Keyspace, options: RedisOwnerRegistryOptions = {}) {
     this.#connection = connection;
     this.#keyspace = keyspace;
     this.#guard = flapGuard(options.flap);
+    this.#quarantine = options.quarantine ?? QUARANTINE;
+    this.#timelineMs = options.timelineMs ?? 0;
     this.#claim = createScript(connection, CLAIM, 5);
     this.#reclaim = createScript(connection, RECLAIM, 5);
     this.#release = createScript(connection, RELEASE, 3);
     this.#annotate = createScript(connection, ANNOTATE, 1);
+    this.#announceEnd = createScript(connection, ANNOUNCE_END, 2);
   }
 
   async claim(request: ClaimRequest): Promise<ClaimResult> {
@@ -94,7 +112,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
           previous: ownerOf(reply.slice(3)),
         };
       case 'HELD':
-        return { status: 'held_down', retryAfterMs: Number(reply[1]) };
+        return { status: 'held_down', retryAfterMs: Number(reply[1]), reason: (reply[2] ?? '') as HoldReason };
       case 'STALE':
         return { status: 'stale_provisioning' };
       case 'REPLAYED':
@@ -132,10 +150,20 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     const [answer] = words(
       await this.#release(
         [this.#keyspace.device(code), this.#keyspace.owned(shard, node), this.#keyspace.events(shard)],
-        [code, node, epoch, reason],
+        [
+          code,
+          node,
+          epoch,
+          reason,
+          isMisbehaviour(reason) ? 1 : 0,
+          this.#quarantine.limit,
+          this.#quarantine.windowMs,
+          this.#quarantine.holdMs,
+        ],
       ),
     );
     if (answer === 'RELEASED') return { status: 'released' };
+    if (answer === 'QUARANTINED') return { status: 'quarantined' };
     if (answer === 'STALE') return { status: 'stale' };
     throw unexpectedReply('release', [answer ?? '']);
   }
@@ -158,6 +186,23 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     return (await guarded(this.#connection.exists(this.#keyspace.lane(code)))) === 1;
   }
 
+  async announceEnd(node: NodeId, end: NodeEnd): Promise<AnnounceResult> {
+    const shard = this.#keyspace.shardOf(NO_DEVICE);
+    const key = this.#keyspace.ended(shard, node);
+    // Before the count, which costs as many reads as the node held devices.
+    if ((await guarded(this.#connection.exists(key))) === 1) return { status: 'known' };
+    const devices = end === 'lost' ? await this.#countOwned(node) : 0;
+    const [answer] = words(
+      await this.#announceEnd(
+        [key, this.#keyspace.events(shard)],
+        [`node.${end}`, nodeEndData(node, end, devices), REMEMBER_END_MS],
+      ),
+    );
+    if (answer === 'ANNOUNCED') return { status: 'announced', devices };
+    if (answer === 'KNOWN') return { status: 'known' };
+    throw unexpectedReply('announce-end', [answer ?? '']);
+  }
+
   async reap(node: NodeId, limit: number): Promise<{ readonly offline: number; readonly done: boolean }> {
     const shards = Array.from({ length: this.#keyspace.shards }, (_, shard) => this.#reapShard(shard, node, limit));
     const results = await Promise.all(shards);
@@ -167,6 +212,25 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     };
   }
 
+  /** Rows that name the incarnation. Its index alone also holds devices that have gone elsewhere since. */
+  async #countOwned(node: NodeId): Promise<number> {
+    const counts = Array.from({ length: this.#keyspace.shards }, async (_, shard) => {
+      const codes = (await guarded(
+        this.#connection.zrange(this.#keyspace.owned(shard, node), 0, '-1'),
+      )) as DeviceCode[];
+      let count = 0;
+      for (let start = 0; start < codes.length; start += REAP_BATCH) {
+        const batch = codes.slice(start, start + REAP_BATCH);
+        const owners = await Promise.all(
+          batch.map((code) => guarded(this.#connection.hget(this.#keyspace.device(code), 'node'))),
+        );
+        count += owners.filter((owner) => owner === node).length;
+      }
+      return count;
+    });
+    return (await Promise.all(counts)).reduce((sum, count) => sum + count, 0);
+  }
+
   async #reapShard(shard: number, node: NodeId, limit: number): Promise<{ offline: number; left: number }> {
     const ownedKey = this.#keyspace.owned(shard, node);
     const codes = (await guarded(this.#connection.zrange(ownedKey, 0, String(limit - 1)))) as DeviceCode[];
@@ -174,10 +238,11 @@ export class RedisOwnerRegistry implements OwnerRegistry {
     let left = 0;
     for (let start = 0; start < codes.length; start += REAP_BATCH) {
       const batch = codes.slice(start, start + REAP_BATCH);
-      const keys = [ownedKey, this.#keyspace.events(shard), ...batch.map((code) => this.#keyspace.device(code))];
+      const ofDevices = batch.flatMap((code) => [this.#keyspace.device(code), this.#keyspace.timeline(code)]);
+      const keys = [ownedKey, this.#keyspace.events(shard), ...ofDevices];
       // The number of keys differs from batch to batch; the text of the script is read once.
       const reap = createScript(this.#connection, REAP, keys.length);
-      const reply = words(await reap(keys, [node, ...batch]));
+      const reply = words(await reap(keys, [node, this.#timelineMs, ...batch]));
       if (reply[0] !== 'REAPED') throw unexpectedReply('reap', reply);
       offline += Number(reply[1]);
       left = Number(reply[2]);

@@ -12,19 +12,9 @@
 -- ARGV  1 device code   2 fenced node   3 its epoch   4 new node   5 session
 -- Returns {'RECLAIMED', epoch, lane busy (1 0)} | {'LOST'}
 --#include redis/append-event.lua
+--#include presence.lua
 local deviceKey, oldOwnedKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local code, from, oldEpoch, to, session = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-
-local function integer(number)
-  return string.format('%.0f', number)
-end
-
--- A damaged row costs the event its tags, never the change itself. Most devices have none.
-local function joinedTags(json)
-  if not json or json == '[]' then return '' end
-  local parsed, tags = pcall(function() return table.concat(cjson.decode(json), ',') end)
-  return parsed and tags or ''
-end
 
 local events = openEvents(eventsKey)
 local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'rev', 'enabled', 'tags', 'addr')

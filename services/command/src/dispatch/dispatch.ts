@@ -14,12 +14,14 @@ import {
   type DeviceCode,
   decodeEndedFrame,
   decodeReplyFrame,
+  decodeShownFrame,
   encodeCommandFrame,
   type InstanceId,
   type LapiMethod,
   type NodeId,
   type ReplyFrame,
   type ReplyOutcome,
+  type ShownSession,
 } from '@lapi-broker/protocol';
 import type { Keyspace, RedisClock } from '@lapi-broker/redis';
 import type { OwnerRegistry } from '@lapi-broker/routing';
@@ -89,6 +91,8 @@ export interface DispatchParts {
   readonly meter: DispatchMeter;
   /** The reply channel also tells of recorded commands that ended. */
   readonly onEnded?: (id: CommandId) => void;
+  /** And it brings answers about sessions. */
+  readonly onShown?: (shown: ShownSession) => void;
   readonly monotonicMs: () => number;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
@@ -345,9 +349,7 @@ export class Dispatch {
   #onFrame(bytes: Buffer): void {
     const frame = decodeReplyFrame(bytes);
     if (frame === undefined) {
-      const ended = decodeEndedFrame(bytes);
-      if (ended === undefined) this.#parts.meter.foreignFrame();
-      else this.#parts.onEnded?.(ended);
+      this.#onNotice(bytes);
       return;
     }
     const call = this.#pending.get(frame.id);
@@ -362,6 +364,15 @@ export class Dispatch {
       return;
     }
     this.#onRefusal(call, frame.outcome, frame);
+  }
+
+  /** What the reply channel brings beside replies to calls. */
+  #onNotice(bytes: Buffer): void {
+    const ended = decodeEndedFrame(bytes);
+    const shown = ended === undefined ? decodeShownFrame(bytes) : undefined;
+    if (ended !== undefined) this.#parts.onEnded?.(ended);
+    else if (shown !== undefined) this.#parts.onShown?.(shown);
+    else this.#parts.meter.foreignFrame();
   }
 
   #onRefusal(call: Call, outcome: Exclude<ReplyOutcome, 'answered'>, frame: ReplyFrame): void {

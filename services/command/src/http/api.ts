@@ -35,7 +35,7 @@ import {
   retryJob,
 } from './routes/job.ts';
 import { createKey, deleteKey, listKeys } from './routes/key.ts';
-import { listNodes } from './routes/node.ts';
+import { drainNode, listNodes, readNode, resumeNode } from './routes/node.ts';
 import {
   createSchedule,
   deleteSchedule,
@@ -58,6 +58,7 @@ import {
   readSubscription,
   replayDeadLetters,
 } from './routes/subscription.ts';
+import { readTimeline } from './routes/timeline.ts';
 import {
   changeWebhook,
   createWebhook,
@@ -133,6 +134,7 @@ export const ROUTES: readonly Route[] = [
 
   { method: 'GET', path: '/v1/devices', operation: listDevices },
   { method: 'GET', path: '/v1/devices/:code', operation: readDevice },
+  { method: 'GET', path: '/v1/devices/:code/timeline', operation: readTimeline },
   { method: 'PUT', path: '/v1/devices/:code', operation: putDevice },
   { method: 'DELETE', path: '/v1/devices/:code', operation: removeDevice },
   { method: 'POST', path: '/v1/devices/:code/secret/promote', operation: promoteSecret },
@@ -141,6 +143,9 @@ export const ROUTES: readonly Route[] = [
   { method: 'GET', path: '/v1/images/:id', operation: readImage },
 
   { method: 'GET', path: '/v1/nodes', operation: listNodes },
+  { method: 'GET', path: '/v1/nodes/:node', operation: readNode },
+  { method: 'POST', path: '/v1/nodes/:node/drain', operation: drainNode },
+  { method: 'POST', path: '/v1/nodes/:node/resume', operation: resumeNode },
 
   { method: 'GET', path: '/v1/keys', operation: listKeys },
   { method: 'POST', path: '/v1/keys', operation: createKey },

@@ -5,6 +5,7 @@ import type { DeviceStore, SecretVault } from '@lapi-broker/device';
 import type { ImageStore } from '@lapi-broker/image';
 import type { Keyspace } from '@lapi-broker/redis';
 import type { NodeDirectory, OwnerRegistry } from '@lapi-broker/routing';
+import type { Timeline } from '@lapi-broker/timeline';
 import type { Access } from '../access/access.ts';
 import type { ApiKeyStore } from '../access/api-key.ts';
 import type { PathPolicy } from '../access/policy.ts';
@@ -14,6 +15,7 @@ import type { Jobs } from '../job/jobs.ts';
 import type { Lanes } from '../lane/parts.ts';
 import type { NodeWatch } from '../node/node-watch.ts';
 import type { Schedules } from '../schedule/schedules.ts';
+import type { LiveSessions } from '../timeline/live-sessions.ts';
 import type { TargetRules } from '../webhook/target.ts';
 import type { Webhooks } from '../webhook/webhooks.ts';
 import type { BodyBudget } from './body-budget.ts';
@@ -31,9 +33,13 @@ export interface Broker {
   readonly images: Pick<ImageStore, 'open'>;
   readonly devices: DeviceStore;
   readonly vault: Pick<SecretVault, 'seal'>;
+  readonly timeline: Pick<Timeline, 'read'>;
+  /** False: nobody writes timelines in this installation. */
+  readonly keepsTimeline: boolean;
+  readonly liveSessions: Pick<LiveSessions, 'show'>;
   readonly registry: Pick<OwnerRegistry, 'lookUp'>;
-  readonly directory: Pick<NodeDirectory, 'list'>;
-  readonly nodes: Pick<NodeWatch, 'liveness' | 'refresh'>;
+  readonly directory: Pick<NodeDirectory, 'list' | 'ask'>;
+  readonly nodes: Pick<NodeWatch, 'liveness' | 'nodes' | 'refresh'>;
   readonly pubsub: Pick<PubSub, 'publish'>;
   readonly keyspace: Pick<Keyspace, 'inbox' | 'shardOf' | 'shards'>;
   /** Names of the profiles that a device may have. */

@@ -44,6 +44,21 @@ export const EVENT_KINDS: readonly { readonly kind: string; readonly means: stri
   { kind: 'unhandled', means: 'a request that is no notification' },
   { kind: 'presence.online', means: 'the device registered: `{node, session, address}`' },
   { kind: 'presence.offline', means: 'its session ended: `{reason, node}`' },
+  {
+    kind: 'device.flapping',
+    means:
+      'its sessions replaced each other too often: `{takeOvers, windowSeconds, heldUntil, address, incumbentAddress, addresses}`',
+  },
+  { kind: 'device.conflict', means: 'as device.flapping, and several addresses took turns: two devices with one code' },
+  {
+    kind: 'device.quarantined',
+    means: 'its sessions ended for misbehaviour too often: `{reason, ends, windowSeconds, heldUntil, address}`',
+  },
+  {
+    kind: 'node.lost',
+    means: 'a node died with so many devices, of which each goes offline: `{node, name, devices}`; `code` is empty',
+  },
+  { kind: 'node.left', means: 'a node was stopped on purpose: `{node, name}`; `code` is empty' },
   ...COMMAND_STATES.map((state) => ({
     kind: `command.${state}`,
     means: 'a queued command: `{id, state, lane, attempt, executed, reason, late, responseCode, job}`',
@@ -101,7 +116,7 @@ export const EventView = z
     code: z
       .string()
       .describe(
-        'The device, as authenticated; nothing inside a message changes it. Empty for jobs, schedules and webhooks.',
+        'The device, as authenticated; nothing inside a message changes it. Empty for nodes, jobs, schedules and webhooks.',
       ),
     kind: z
       .string()
@@ -113,7 +128,9 @@ export const EventView = z
     at: time.describe(
       "When it happened, by the device's own clock; as `receivedAt` where the device sent no time, or one that cannot be true.",
     ),
-    receivedAt: time.describe('When the broker received it. Presence and commands: when the store made the change.'),
+    receivedAt: time.describe(
+      'When the broker received it. Presence, alarms of the broker and commands: when the store made the change.',
+    ),
     epoch: z
       .number()
       .int()

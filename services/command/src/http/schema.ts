@@ -79,6 +79,18 @@ export const SubscriptionView = z
   })
   .meta({ id: 'Subscription' });
 
+export const HoldView = z
+  .object({
+    reason: z
+      .enum(['flapping', 'conflict', 'quarantined'])
+      .describe(
+        'flapping: its sessions replaced each other too often. conflict: so did those of several addresses that took turns. quarantined: its sessions ended for misbehaviour too often.',
+      ),
+    until: time,
+    addresses: z.array(z.string()).describe('From where it came, the earliest first.'),
+  })
+  .meta({ id: 'Hold' });
+
 export const DeviceView = z
   .object({
     code: z.string(),
@@ -93,7 +105,13 @@ export const DeviceView = z
     vendor: z.string().describe('As announced at the last registration; empty before the first.'),
     deviceType: z.string().describe('As announced at the last registration.'),
     address: z.string().describe('Remote address of the last registration.'),
-    lastOffline: z.object({ reason: z.string(), at: time }).optional(),
+    lastOffline: z
+      .object({ reason: z.string(), at: time })
+      .optional()
+      .describe('Why the last session ended that nobody took over.'),
+    held: HoldView.optional().describe(
+      'Present while registrations are refused: beside the running session; quarantined, while there is none.',
+    ),
     type: z.string(),
     profile: z.string(),
     tags: z.array(z.string()),
@@ -179,28 +197,52 @@ export const CommandOutcome = z
   })
   .meta({ id: 'CommandOutcome' });
 
-export const NodeList = z
+export const NodeShown = z
   .object({
-    items: z.array(
-      z
-        .object({
-          node: z.string().describe('Name and incarnation.'),
-          name: z.string(),
-          phase: z
-            .enum(['serving', 'draining', 'dead'])
-            .describe('dead: its lease ended and its devices are being turned offline.'),
-          address: z.string(),
-          version: z.string(),
-          startedAt: time.optional(),
-          lastBeatAt: time,
-          sessions: z.number().int(),
-          registrationsPerSecond: z.number(),
-          loopLagMs: z.number(),
-        })
-        .meta({ id: 'Node' }),
-    ),
+    node: z.string().describe('Name and incarnation.'),
+    name: z.string(),
+    phase: z
+      .enum(['serving', 'draining', 'dead'])
+      .describe(
+        'draining: it gets rid of its devices, or has none any more and waits. dead: its lease ended and its devices are being turned offline.',
+      ),
+    address: z.string(),
+    version: z.string(),
+    startedAt: time.optional(),
+    lastBeatAt: time,
+    sessions: z.number().int(),
+    registrationsPerSecond: z.number(),
+    loopLagMs: z.number(),
+    drain: z
+      .object({
+        startedAt: time,
+        endsAt: time.describe('By when the last device is told to go.'),
+        devices: z.number().int().describe('That the drain is about: those that went and those that are left.'),
+        left: z.number().int(),
+      })
+      .optional()
+      .describe('How far it is, while it drains and for as long as it stays empty afterwards; as of its last beat.'),
   })
-  .meta({ id: 'NodeList' });
+  .meta({ id: 'Node' });
+
+export const NodeList = z.object({ items: z.array(NodeShown) }).meta({ id: 'NodeList' });
+
+export const NodePath = z.object({
+  node: z
+    .string()
+    .regex(/^[A-Za-z0-9-]{1,63}([.][A-Za-z0-9]{1,32})?$/, 'must be the name of a node, or its name and incarnation')
+    .describe('Name of a node, for the incarnation that lives now; or its name and incarnation, as listed.'),
+});
+
+export const DrainRequest = z.strictObject({
+  seconds: z
+    .number()
+    .int()
+    .min(1)
+    .max(3_600)
+    .optional()
+    .describe('How long it may take until no device is left. Default: LAPI_DRAIN_SECONDS of the node.'),
+});
 
 export const KeyPath = z.object({
   id: z

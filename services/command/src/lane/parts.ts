@@ -89,7 +89,7 @@ export function createLanes(wiring: LaneWiring): Lanes {
   const intake: LaneIntake = {
     submit: (...args) => submitting.submit(...args),
     queueDirect: (...args) => submitting.queueDirect(...args),
-    settleDirect: (...args) => store.settleDirect(...args),
+    settleDirect: (...args) => submitting.settleDirect(...args),
     cancel: (...args) => submitting.cancel(...args),
     read: (id) => store.read(id),
     readBody: (id) => store.readBody(id),

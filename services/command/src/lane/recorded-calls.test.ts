@@ -104,6 +104,18 @@ it.each<[CommandEnd, string]>([
   expect(state.queueings).toBe(0);
 });
 
+it('the end of a direct call is told again until a replica has it, so that a failover does not make it a guess (I4)', async () => {
+  const { settled, state, calls, call } = fixture(ANSWERED);
+  state.confirmed = false;
+  expect(await call('direct')).toMatchObject({ status: 'ended', state: 'succeeded' });
+  await vi.waitFor(() => expect(settled.length).toBeGreaterThan(1), { timeout: 10_000 });
+  state.confirmed = true;
+  const told = settled.length;
+  await vi.waitFor(() => expect(settled.length).toBe(told + 1), { timeout: 10_000 });
+  calls.stop();
+  expect(settled.every(({ kind }) => kind === 'answered')).toBe(true);
+});
+
 describe('direct-then-queue', () => {
   it.each<CommandError>(['device_offline', 'device_busy', 'node_draining', 'timeout_not_sent', 'broker_unavailable'])(
     'what was not written because of %s waits in its lane',

@@ -2,11 +2,19 @@
  *  (`direct-then-queue`). The record comes first, then the call, then its end is written into the record.
  *  - The same key with the same request reaches the device once: who comes second waits for the end of the first (I4.3, I7).
  *  - What was written, or may have been, never enters a lane; it ends as the call ended (I4).
- *  - An end that the store does not take is told to the caller all the same, and tried again until nobody waits for it; should this process die
- *    with it, the record ends `unknown`, which is never wrong.
+ *  - An end that the store does not take, or no replica has, is told to the caller all the same, and tried again until nobody waits for it;
+ *    should this process die with it, the record ends `unknown`, which is never wrong.
  *  A call without a key is not recorded and does not come here. */
 
-import type { CommandRecord, CommandState, DirectEnd, LaneIntake, LaneLimits, SubmitResult } from '@lapi-broker/lane';
+import type {
+  CommandRecord,
+  CommandState,
+  DirectEnd,
+  LaneIntake,
+  LaneLimits,
+  SettleResult,
+  SubmitResult,
+} from '@lapi-broker/lane';
 import { BrokerError, type CommandId, type DeviceCode } from '@lapi-broker/protocol';
 import type { CommandEnd, CommandError, Dispatch, StoreTime } from '../dispatch/dispatch.ts';
 import type { LaneHints } from './hints.ts';
@@ -119,13 +127,20 @@ export class RecordedCalls {
   }
 
   async #settle(code: DeviceCode, id: CommandId, end: CommandEnd): Promise<CallOutcome> {
-    const { intake, hints } = this.#parts;
+    const { intake, hints, confirm } = this.#parts;
     const directEnd = directEndOf(end);
-    const settled = await this.#untilTaken(async () => {
+    const tell = async (): Promise<SettleResult> => {
       const result = await intake.settleDirect(code, id, directEnd);
       if (result.status === 'settled') hints.tell([result.ended]);
       return result;
-    });
+    };
+    const tellForGood = async (): Promise<void> => {
+      await tell();
+      if (!(await confirm(code))) throw new BrokerError('broker_unavailable', 'no replica has the end of a call');
+    };
+    const settled = await this.#untilTaken(tell, tellForGood);
+    // What no replica has, a failover forgets. The caller does not wait for it.
+    if (settled !== undefined && !this.#stopped) void this.#untilConfirmed(code, tellForGood);
     const state = settled?.status === 'settled' ? settled.ended.state : stateOf(directEnd);
     return { status: 'ended', id, state, end };
   }
@@ -161,14 +176,19 @@ export class RecordedCalls {
   }
 
   /** The first try decides what the caller hears: undefined when the store did not take it. Further ones go on behind. */
-  async #untilTaken<T>(attempt: () => Promise<T>): Promise<T | undefined> {
+  async #untilTaken<T>(attempt: () => Promise<T>, again: () => Promise<unknown> = attempt): Promise<T | undefined> {
     try {
       return await attempt();
     } catch (error) {
       if (!(error instanceof BrokerError) || error.code !== 'broker_unavailable') throw error;
-      void this.#insist(attempt);
+      void this.#insist(again);
       return undefined;
     }
+  }
+
+  /** Never rejects. */
+  async #untilConfirmed(code: DeviceCode, again: () => Promise<void>): Promise<void> {
+    if (!(await this.#parts.confirm(code))) await this.#insist(again);
   }
 
   /** Never rejects. */

@@ -22,6 +22,7 @@ function fixture(over: Partial<ReaperOptions> = {}) {
   let left = 3;
   const reaper = new Reaper({
     registry: {
+      announceEnd: async () => ({ status: 'known' }),
       reap: async (node) => {
         calls.push(`reap ${node}`);
         left -= 1;
@@ -40,6 +41,7 @@ function fixture(over: Partial<ReaperOptions> = {}) {
     },
     batch: 10,
     monotonicMs: () => clock.nowMs,
+    onLost: (node, devices) => calls.push(`lost ${node} ${devices}`),
     onReaped: (node, offline) => calls.push(`offline ${node} ${offline}`),
     onFailure: (node) => calls.push(`failed ${node}`),
     ...over,
@@ -58,6 +60,49 @@ it('a dead node is reaped to the end; living ones are left alone', async () => {
   const { calls, look } = fixture();
   await look([view('alive.1', true), ...dead]);
   expect(calls).toEqual(['reap dead.1', 'reap dead.1', 'reap dead.1', 'offline dead.1 30', 'unlock dead.1']);
+});
+
+it('the death of a node is announced before its devices go offline, by whoever is the first', async () => {
+  const known = new Set<NodeId>();
+  const { calls, clock, look } = fixture({
+    registry: {
+      announceEnd: async (node) => {
+        if (known.has(node)) return { status: 'known' };
+        known.add(node);
+        return { status: 'announced', devices: 7 };
+      },
+      reap: async (node) => {
+        calls.push(`reap ${node}`);
+        return { offline: 7, done: true };
+      },
+    },
+  });
+  await look(dead);
+  expect(calls).toEqual(['lost dead.1 7', 'reap dead.1', 'offline dead.1 7', 'unlock dead.1']);
+  clock.nowMs = 10_000;
+  await look(dead);
+  expect(calls.filter((call) => call.startsWith('lost'))).toHaveLength(1);
+});
+
+it('no device goes offline before the death could be announced', async () => {
+  let announcements = 0;
+  const { calls, look } = fixture({
+    registry: {
+      announceEnd: async () => {
+        announcements += 1;
+        if (announcements === 1) throw new Error('away');
+        return { status: 'announced', devices: 1 };
+      },
+      reap: async (node) => {
+        calls.push(`reap ${node}`);
+        return { offline: 1, done: true };
+      },
+    },
+  });
+  await look(dead);
+  expect(calls).toEqual(['failed dead.1']);
+  await look(dead);
+  expect(calls).toEqual(['failed dead.1', 'lost dead.1 1', 'reap dead.1', 'offline dead.1 1', 'unlock dead.1']);
 });
 
 it('a node is forgotten after a second pass only, when no late claim of it can come any more', async () => {
@@ -82,6 +127,7 @@ it('a node is reaped once at a time, and again at a later look after a failure',
   let reaps = 0;
   const { reaper, calls, look } = fixture({
     registry: {
+      announceEnd: async () => ({ status: 'known' }),
       reap: async () => {
         reaps += 1;
         if (reaps === 1) throw new Error('away');

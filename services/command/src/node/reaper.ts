@@ -1,4 +1,4 @@
-/** Turns the devices of dead nodes offline, in batches, and later forgets the node (design §4). Driven by the looks of NodeWatch.
+/** Announces that a node died, turns its devices offline, in batches, and later forgets the node (design §4). Driven by the looks of NodeWatch.
  *  A claim that a node sent before it died may land after the first pass; so a node is forgotten only after a second pass, when no such
  *  claim can come any more.
  *  Any number of command processes may reap the same node: the registry compares each row, so a device that was claimed elsewhere stays
@@ -10,13 +10,15 @@ import { guarded, type Keyspace, type RedisConnection } from '@lapi-broker/redis
 import type { NodeDirectory, NodeView, OwnerRegistry } from '@lapi-broker/routing';
 
 export interface ReaperOptions {
-  readonly registry: Pick<OwnerRegistry, 'reap'>;
+  readonly registry: Pick<OwnerRegistry, 'announceEnd' | 'reap'>;
   readonly directory: Pick<NodeDirectory, 'forget'>;
   /** True if this process may reap the node for the next `ms`. */
   readonly lock: (node: NodeId, ms: number) => Promise<boolean>;
   readonly unlock: (node: NodeId) => Promise<void>;
   readonly batch: number;
   readonly monotonicMs: () => number;
+  /** Once per dead node, of all processes together; not for one that left. */
+  readonly onLost: (node: NodeId, devices: number) => void;
   readonly onReaped: (node: NodeId, offline: number, forgotten: boolean) => void;
   readonly onFailure: (node: NodeId, error: unknown) => void;
 }
@@ -66,8 +68,11 @@ export class Reaper {
   }
 
   async #reap(node: NodeId): Promise<void> {
-    const { registry, directory, lock, unlock, batch, monotonicMs, onReaped } = this.#options;
+    const { registry, directory, lock, unlock, batch, monotonicMs, onLost, onReaped } = this.#options;
     if (!(await lock(node, LOCK_MS))) return;
+    // Before its devices: whoever asks for nodes only learns of all of them by this one event.
+    const announced = await registry.announceEnd(node, 'lost');
+    if (announced.status === 'announced') onLost(node, announced.devices);
     let offline = 0;
     let done = false;
     for (let step = 0; step < MAX_STEPS && !done && !this.#stopped; step++) {

@@ -25,6 +25,8 @@ export interface Call {
   readonly deadlineMs: number;
   /** Calls of the subscription keeper and of the lanes go before waiting ones (C3). */
   readonly priority: boolean;
+  /** Made by the broker itself, which does not make a device a busy one. */
+  readonly isUpkeep?: true;
   /** Not written under any other epoch (I3); undefined = whoever handed it in has compared. */
   readonly epoch?: Epoch;
   settle(outcome: CallOutcome): void;

@@ -63,12 +63,13 @@ function rig(
         method: 'PUT' as const,
         url: `/${next.id}`,
         body: Buffer.alloc(next.bytes),
+        writes: next.attempt,
         leftMs: TIMEOUT_MS,
       };
       return { status: 'begun', command, isLast, ended: [] };
     },
     confirmed: async () => state.confirmed,
-    hasWritten: (id, attempt) => (written.get(id) ?? 0) >= attempt,
+    hasWritten: ({ id, attempt }) => (written.get(id) ?? 0) >= attempt,
     wrote: (id, attempt) => void written.set(id, attempt),
     report(report) {
       const { id, attempt } = report.attempt;

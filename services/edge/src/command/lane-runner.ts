@@ -48,8 +48,8 @@ export interface LaneHost {
   begin(session: LaneSession, lane: LaneName): Promise<BeginResult | { readonly status: 'unavailable' }>;
   /** Would what was just begun be known after the loss of the store's master (D4)? */
   confirmed(code: DeviceCode): Promise<boolean>;
-  /** Did this process write this attempt, or a later one? */
-  hasWritten(id: CommandId, attempt: number): boolean;
+  /** Did this process write something of it that the store does not know of? */
+  hasWritten(command: BegunCommand): boolean;
   wrote(id: CommandId, attempt: number): void;
   report(report: AttemptReport): void;
   /** A step that must not be cut off by a stop: what it has begun would be neither written nor given back. Never rejects. */
@@ -236,7 +236,7 @@ export class LaneRunner {
   private async write(lane: Lane, attempt: Attempt, command: BegunCommand, freshUntilMs: number): Promise<void> {
     const { host, session } = this;
     const deadlineMs = host.monotonicMs() + command.leftMs;
-    if (host.hasWritten(command.id, command.attempt)) {
+    if (host.hasWritten(command)) {
       lane.isStarting = false;
       this.end(lane, attempt, { kind: 'lost', reason: 'store_rewound' });
     } else if (command.body.byteLength + command.url.length + ENVELOPE_BYTES > MAX_MESSAGE_BYTES) {

@@ -5,7 +5,13 @@
  *  Stop: what ended is told to the store before the connection closes. Store away: lane-runner.ts, lane-journal.ts. */
 
 import type { PubSub } from '@lapi-broker/bus';
-import { type BeginResult, type EndedCommand, type LaneName, RedisLaneStore } from '@lapi-broker/lane';
+import {
+  type BeginResult,
+  type BegunCommand,
+  type EndedCommand,
+  type LaneName,
+  RedisLaneStore,
+} from '@lapi-broker/lane';
 import { type CommandId, type DeviceCode, encodeEndedFrame } from '@lapi-broker/protocol';
 import {
   type ConnectionEvent,
@@ -144,8 +150,8 @@ export class Lanes implements LaneHost, Part {
     return this.barrier.confirm(this.options.keyspace.lane(code));
   }
 
-  hasWritten(id: CommandId, attempt: number): boolean {
-    return this.written.has(id, attempt);
+  hasWritten({ id, attempt, writes }: BegunCommand): boolean {
+    return this.written.has(id, attempt, writes);
   }
 
   wrote(id: CommandId, attempt: number): void {

@@ -1,14 +1,26 @@
-/** Answers "may this node start one more registration now?" Asked at step 1 only: the nonce it hands out is the ticket, so step 2 of an
- *  admitted device is served even under overload (otherwise success would fall with the square of the admission rate).
- *  An address that asks for much does not get the last of the burst, so a flood from one never keeps the others out (protocol L34); alone it
- *  still gets the whole rate. Bound: an entry per address admitted in the second under way. Pure. */
+/** Answers "may this node start one more registration now, and when is it told?" Asked at step 1 only: the nonce it hands out is the ticket,
+ *  so step 2 of an admitted device is served even under overload (otherwise success would fall with the square of the admission rate).
+ *  Once most of the burst is used, answers are held back for a random while: the registrations that follow them come spread, and a device that
+ *  ignores Retry-After asks every few seconds and not as fast as it can.
+ *  An address that asks for much does not get the second half of the burst, so a flood from one neither keeps the others out nor has them
+ *  wait (protocol L34); alone it still gets the whole rate. Bound: an entry per address admitted in the second under way. Pure. */
 
-export type Admission = { readonly status: 'admitted' } | { readonly status: 'refused'; readonly retryAfterS: number };
+export type Admission = (
+  | { readonly status: 'admitted' }
+  | { readonly status: 'refused'; readonly retryAfterS: number }
+) & {
+  /** How long the answer is held back, ms. */
+  readonly holdMs: number;
+};
 
 /** Who was admitted this part of the rate within a second asks for much. */
 const MUCH = 0.2;
-/** This part of the burst is for those who do not. */
-const KEPT = 0.25;
+/** This part of the burst is for those who do not. More than MUCH and LITTLE together, or a flood would have others wait. */
+const KEPT = 0.5;
+/** Answers are held back while no more than this part of the burst is left. */
+const LITTLE = 0.3;
+/** With the longest hold a registration still ends within its deadline (protocol H12). */
+export const LONGEST_HOLD_MS = 4_000;
 const LEAST_RETRY_S = 2;
 const MOST_RETRY_S = 120;
 
@@ -30,7 +42,7 @@ export class AdmissionBucket {
     this.refilledMs = nowMs;
   }
 
-  /** `random` in [0, 1) spreads the returns (protocol S15). */
+  /** `random` in [0, 1) spreads the answers and the returns (protocol S15). */
   ask(address: string, nowMs: number, random: number): Admission {
     this.tokens = Math.min(this.burst, this.tokens + ((nowMs - this.refilledMs) / 1_000) * this.ratePerSecond);
     this.refilledMs = nowMs;
@@ -41,14 +53,17 @@ export class AdmissionBucket {
     }
     const before = this.admitted.get(address) ?? 0;
     const kept = before >= this.ratePerSecond * MUCH ? this.burst * KEPT : 0;
-    if (this.tokens >= 1 + kept) {
+    const left = this.tokens - kept;
+    if (left >= 1) {
+      const busy = left < (this.burst - kept) * LITTLE;
       this.tokens -= 1;
       this.admitted.set(address, before + 1);
       this.excess = Math.max(0, this.excess - 1);
-      return { status: 'admitted' };
+      return { status: 'admitted', holdMs: busy ? random * LONGEST_HOLD_MS : 0 };
     }
     this.excess += 1;
     const spread = Math.ceil(Math.ceil(this.excess / this.ratePerSecond) * (0.5 + random));
-    return { status: 'refused', retryAfterS: Math.min(MOST_RETRY_S, Math.max(LEAST_RETRY_S, spread)) };
+    const retryAfterS = Math.min(MOST_RETRY_S, Math.max(LEAST_RETRY_S, spread));
+    return { status: 'refused', retryAfterS, holdMs: random * LONGEST_HOLD_MS };
   }
 }

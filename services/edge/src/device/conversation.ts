@@ -26,6 +26,7 @@ import type { Picture, Pictures } from '../event/pictures.ts';
 import { SubscriptionKeeper, type SubscriptionView } from '../event/subscription-keeper.ts';
 import { MAX_MALFORMED_IN_A_ROW } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
+import type { Frame } from '../timeline/frame-log.ts';
 import type { Session, SessionHost } from './session.ts';
 
 const SUCCEED = 0;
@@ -82,36 +83,47 @@ export class Conversation {
     const withinRate = session.takeTokens(bytes.length, nowMs);
     if (isBinary) {
       metrics.frames.inc({ type: 'binary' });
+      this.note(session, { type: 'binary', bytes: bytes.length });
       return;
     }
     const envelope = readEnvelope(bytes);
     switch (envelope.type) {
       case 'malformed':
+        this.note(session, { type: 'malformed', bytes: bytes.length, data: bytes });
         this.malformed(session, bytes, envelope.reason);
         return;
       case 'stray':
         session.malformedInARow = 0;
         metrics.frames.inc({ type: 'stray' });
+        this.note(session, { type: 'stray', bytes: bytes.length, data: bytes });
         return;
       case 'response':
         session.malformedInARow = 0;
         metrics.frames.inc({ type: 'response' });
+        // Most devices that were asked nothing yet answer our own upkeep here.
+        if (session.frameMark >= 0) {
+          const { url, responseCode, data } = envelope;
+          this.note(session, { type: 'response', bytes: bytes.length, url, responseCode, data });
+        }
         if (envelope.cseq === undefined || !session.answered(envelope.cseq, envelope)) metrics.lateResponses.inc();
         return;
       case 'request':
         session.malformedInARow = 0;
-        this.request(session, envelope, clock.nowMs(), withinRate);
+        this.request(session, envelope, clock.nowMs(), withinRate, bytes.length);
     }
   }
 
-  private request(session: Session, call: DeviceCall, nowMs: number, withinRate: boolean): void {
+  private request(session: Session, call: DeviceCall, nowMs: number, withinRate: boolean, bytes: number): void {
     const { metrics } = this.options;
     const request = readDeviceRequest(call.url);
     metrics.frames.inc({ type: request.type });
     if (request.type === 'keepalive') {
+      session.keepalives++;
       session.send(keepaliveText(call.url, call.cseq, nowMs, session.keepaliveS));
       return;
     }
+    const { url, method } = call;
+    this.note(session, { type: 'request', bytes, url, method, data: call.data });
     if (request.type === 'unregister') {
       session.send(responseText({ url: call.url, code: SUCCEED, cseq: call.cseq }));
       session.close(1000, 'unregistered', 'unregistered');
@@ -168,6 +180,7 @@ export class Conversation {
     answerOk: () => void,
   ): void {
     const { outbox } = this.options;
+    session.usedMs = session.lastFrameMs;
     if (delivery === 'lossy' || session.profile.ackMode === 'immediate') {
       answerOk();
       outbox.store(session, event, () => undefined, pictures);
@@ -181,7 +194,13 @@ export class Conversation {
   }
 
   private answer(session: Session, call: DeviceCall, code: number): void {
+    this.note(session, { direction: 'out', type: 'response', bytes: 0, url: call.url, responseCode: code });
     session.send(responseText({ url: call.url, code, cseq: call.cseq }));
+  }
+
+  private note(session: Session, frame: Omit<Frame, 'atMs' | 'direction'> & Partial<Pick<Frame, 'direction'>>): void {
+    const { frames } = this.options.host;
+    frames.note(session, { direction: 'in', ...frame, atMs: this.options.host.monotonicMs() });
   }
 
   private malformed(session: Session, bytes: Buffer, reason: string): void {

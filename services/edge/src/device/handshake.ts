@@ -31,9 +31,10 @@ import { MAX_REGISTRATIONS_IN_PROGRESS, NONCE_MEMORY_SLACK_MS, REGISTRATION_DEAD
 import type { EdgeMetrics } from '../metrics.ts';
 import type { ClaimUnderWay, Crossings } from '../route/crossing.ts';
 import type { Ownership } from '../route/ownership.ts';
-import type { AdmissionBucket } from './admission.ts';
+import { type AdmissionBucket, LONGEST_HOLD_MS } from './admission.ts';
 import { type CredentialCache, type DeviceCredentials, fingerprint } from './credentials.ts';
 import type { FailureLog } from './failures.ts';
+import { HeldAnswers } from './held-answers.ts';
 import { Session, type SessionHost } from './session.ts';
 import type { SessionTable } from './session-table.ts';
 
@@ -60,6 +61,8 @@ export interface HandshakeOptions {
   readonly redisClock: RedisClock;
   readonly clock: Clock;
   readonly draining: () => boolean;
+  /** A registration under this code was refused; nobody has verified that it came from the device. */
+  readonly refused: (code: DeviceCode, reason: RejectReason, address: string) => void;
   readonly metrics: EdgeMetrics;
   readonly log: Log;
 }
@@ -81,6 +84,7 @@ export type RejectReason =
   | 'bad_sign'
   | 'rate_limited'
   | 'hold_down'
+  | 'quarantine'
   | 'query_too_long'
   | 'body_on_get'
   | 'admission'
@@ -108,7 +112,7 @@ const NOT_FOUND = '{"error":"not_found"}';
 const MAX_QUERY_BYTES = 2_048;
 const RETRY_UNAVAILABLE_S = 5;
 const RETRY_LIMITED_S = 30;
-/** Answers that are being held back (F13); beyond it a failing answer goes out at once, so that a flood cannot hold memory. */
+/** Answers that are being held back, of either kind, so that a storm of first GETs does not end the delay of failing ones (F13). */
 const MAX_HELD_ANSWERS = 5_000;
 /** Provisioning that changes faster than a device can be verified against it is refused rather than chased. */
 const MAX_VERIFICATIONS = 3;
@@ -121,7 +125,8 @@ export class Handshake {
   private readonly options: HandshakeOptions;
   /** Signs for devices that do not exist, so that they cost the same work (F10, S4). */
   private readonly decoyKey: Buffer;
-  private readonly held = new Set<NodeJS.Timeout>();
+  private readonly failing = new HeldAnswers(MAX_HELD_ANSWERS);
+  private readonly first = new HeldAnswers(MAX_HELD_ANSWERS);
   private inProgress = 0;
   private loggedInSecond = 0;
   private loggedSecond = 0;
@@ -131,9 +136,14 @@ export class Handshake {
     this.decoyKey = options.randomBytes(32);
   }
 
+  /** Second GETs under way, each of which may become a session. */
+  get registering(): number {
+    return this.inProgress;
+  }
+
   stop(): void {
-    for (const timer of this.held) clearTimeout(timer);
-    this.held.clear();
+    this.failing.stop();
+    this.first.stop();
   }
 
   /** A GET that the transport took for a WebSocket handshake, on any path (S1: all but Register is refused). */
@@ -221,15 +231,17 @@ export class Handshake {
 
   private firstGet(request: RequestSnapshot, answer: Answer): void {
     const { admission, clock, random, sessions, maxSessions, metrics } = this.options;
-    const admitted =
-      sessions.size < maxSessions ? admission.ask(request.address, clock.monotonicMs(), random()) : undefined;
-    if (admitted?.status !== 'admitted') {
-      metrics.registerRejected.inc({ reason: 'admission' });
-      answer.give(503, [['Retry-After', String(admitted?.retryAfterS ?? RETRY_LIMITED_S)]], '', true);
-      return;
-    }
-    metrics.challenges.inc();
-    this.giveChallenge(answer);
+    const full = sessions.size >= maxSessions;
+    const admitted = full
+      ? ({ status: 'refused', retryAfterS: RETRY_LIMITED_S, holdMs: random() * LONGEST_HOLD_MS } as const)
+      : admission.ask(request.address, clock.monotonicMs(), random());
+    const give = (): void => {
+      if (admitted.status === 'admitted') this.giveChallenge(answer);
+      else if (!answer.ended) answer.give(503, [['Retry-After', String(admitted.retryAfterS)]], '', true);
+    };
+    if (admitted.status === 'admitted') metrics.challenges.inc();
+    else metrics.registerRejected.inc({ reason: 'admission' });
+    if (this.first.hold(admitted.holdMs, give)) metrics.heldAnswers.inc({ reason: 'load' });
   }
 
   private async secondGet(
@@ -247,11 +259,11 @@ export class Handshake {
     const { sessions, maxSessions } = this.options;
     // The nonce may come from a node that had room; who has a session here needs no further place.
     if (sessions.size + this.inProgress >= maxSessions && sessions.get(query.code) === undefined) {
-      this.unavailable(request, answer, 'admission', RETRY_LIMITED_S);
+      this.unavailable(request, answer, 'admission', RETRY_LIMITED_S, query.code);
       return;
     }
     if (this.inProgress >= MAX_REGISTRATIONS_IN_PROGRESS || !this.options.ownership.mayClaim) {
-      this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
+      this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S, query.code);
       return;
     }
     this.inProgress++;
@@ -260,7 +272,7 @@ export class Handshake {
       await this.register(request, query, upgrade, answer, crossing);
     } catch (error) {
       this.options.log.warn({ err: error, code: query.code }, 'register.failed');
-      this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
+      this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S, query.code);
     } finally {
       crossing.end();
       this.inProgress--;
@@ -320,8 +332,8 @@ export class Handshake {
           if (claim.previous !== undefined && claim.previous.node !== node)
             ownership.supersede(claim.previous.node, query.code, claim.epoch);
           if (!(await this.options.claimConfirmed(query.code))) {
-            void ownership.releaseClaim({ code: query.code, node, epoch: claim.epoch, reason: 'closed' });
-            this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S);
+            void ownership.releaseClaim({ code: query.code, node, epoch: claim.epoch, reason: 'unconfirmed' });
+            this.unavailable(request, answer, 'store_unavailable', RETRY_UNAVAILABLE_S, query.code);
             return;
           }
           this.welcome(request, query, upgrade, { verified, profile, claim, session, node, crossing });
@@ -333,18 +345,24 @@ export class Handshake {
           this.fail(request, answer, 'nonce_reused', query.code);
           return;
         case 'held_down':
-          this.limit(request, answer, 'hold_down', RETRY_LIMITED_S);
+          this.limit(
+            request,
+            answer,
+            claim.reason === 'quarantined' ? 'quarantine' : 'hold_down',
+            RETRY_LIMITED_S,
+            query.code,
+          );
           return;
         case 'late':
           this.options.log.warn(
             { code: query.code, tookMs: this.options.clock.monotonicMs() - startedMs },
             'register.late',
           );
-          this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S);
+          this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S, query.code);
           return;
       }
     }
-    this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S);
+    this.unavailable(request, answer, 'deadline', RETRY_UNAVAILABLE_S, query.code);
   }
 
   /** Tries a remembered copy of the secrets first; any refusal is confirmed with a fresh one. Without a copy the same work is done with the
@@ -410,12 +428,14 @@ export class Handshake {
       profile,
       tags: verified.credentials.tags,
       secretFingerprint: fingerprint(verified.secret),
+      secret: verified.sign.secret === 0 ? 'current' : 'next',
+      previous: previous?.node,
       keepaliveS: keepaliveTimeoutS(code, profile.keepaliveTimeoutS),
       address: request.address,
       acknowledgement: acknowledgement(profile, query, verified),
     });
     if (upgrade.accept(session)) {
-      const secret = verified.sign.secret === 0 ? 'current' : 'next';
+      const { secret } = session;
       metrics.registrations.inc({ secret });
       log.info(
         { code, session: session.id, epoch: session.epoch, address: session.address, secret, previous: previous?.node },
@@ -431,17 +451,9 @@ export class Handshake {
 
   private fail(request: RequestSnapshot, answer: Answer, reason: RejectReason, code: DeviceCode | undefined): void {
     this.reject(request, reason, code);
-    const delayMs = this.options.failures.record(request.address, code, this.options.clock.monotonicMs());
-    if (delayMs === 0 || this.held.size >= MAX_HELD_ANSWERS) {
-      this.giveChallenge(answer);
-      return;
-    }
-    this.options.metrics.heldAnswers.inc();
-    const timer = setTimeout(() => {
-      this.held.delete(timer);
-      this.giveChallenge(answer);
-    }, delayMs);
-    this.held.add(timer);
+    const { failures, clock, metrics } = this.options;
+    const delayMs = failures.record(request.address, code, clock.monotonicMs());
+    if (this.failing.hold(delayMs, () => this.giveChallenge(answer))) metrics.heldAnswers.inc({ reason: 'failures' });
   }
 
   /** F4: a nonce although the request can never become a WebSocket. */
@@ -456,19 +468,32 @@ export class Handshake {
     answer.give(401, JSON_TYPE, challengeBody(challengeShape, nonces.issue(clock.nowMs(), randomBytes)), false);
   }
 
-  private unavailable(request: RequestSnapshot, answer: Answer, reason: RejectReason, retryAfterS: number): void {
-    this.reject(request, reason);
+  private unavailable(
+    request: RequestSnapshot,
+    answer: Answer,
+    reason: RejectReason,
+    retryAfterS: number,
+    code?: DeviceCode,
+  ): void {
+    this.reject(request, reason, code);
     answer.give(503, [['Retry-After', String(retryAfterS)]], '', true);
   }
 
-  private limit(request: RequestSnapshot, answer: Answer, reason: RejectReason, retryAfterS: number): void {
-    this.reject(request, reason);
+  private limit(
+    request: RequestSnapshot,
+    answer: Answer,
+    reason: RejectReason,
+    retryAfterS: number,
+    code?: DeviceCode,
+  ): void {
+    this.reject(request, reason, code);
     answer.give(429, [['Retry-After', String(retryAfterS)]], '', true);
   }
 
   /** One log line a rejection, bounded per second so that a flood is not also a flood of lines; the metric counts all. */
   private reject(request: RequestSnapshot, reason: RejectReason, code?: DeviceCode): void {
     this.options.metrics.registerRejected.inc({ reason });
+    if (code !== undefined) this.options.refused(code, reason, request.address);
     const second = Math.floor(this.options.clock.monotonicMs() / 1_000);
     if (second !== this.loggedSecond) {
       this.loggedSecond = second;

@@ -22,12 +22,15 @@ import {
   MESSAGES_PER_SECOND,
 } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
+import type { FrameLog, Speaker } from '../timeline/frame-log.ts';
 import type { Timed, Wheel } from './wheel.ts';
 
 /** What a session needs of its node. */
 export interface SessionHost {
   readonly wheel: Wheel<Session>;
   readonly metrics: EdgeMetrics;
+  /** The last messages of the sessions. */
+  readonly frames: FrameLog;
   readonly livenessFloorMs: number;
   monotonicMs(): number;
   /** The fence (D8): was the lease confirmed recently enough to write to devices? Asked right before every command write. */
@@ -45,6 +48,10 @@ export interface SessionFacts {
   readonly tags: readonly string[];
   /** The secret that verified the Sign, to end the session when it is revoked (G7). */
   readonly secretFingerprint: string;
+  /** Which of the two active ones that is. */
+  readonly secret: 'current' | 'next';
+  /** The node that had the device until this session. */
+  readonly previous: NodeId | undefined;
   /** Seconds until the device's next keepalive, as told to it (K3). */
   readonly keepaliveS: number;
   readonly address: string;
@@ -57,13 +64,16 @@ function livenessThresholdMs(keepaliveS: number, floorMs: number): number {
   return Math.max(2_500 * keepaliveS, floorMs);
 }
 
-export class Session implements Timed, Line {
+export class Session implements Timed, Line, Speaker {
   wheelSlot = -1;
+  frameMark = -1;
   dueMs = 0;
   readonly code: DeviceCode;
   readonly id: SessionId;
   readonly profile: Profile;
   readonly secretFingerprint: string;
+  readonly secret: 'current' | 'next';
+  readonly previous: NodeId | undefined;
   readonly keepaliveS: number;
   readonly address: string;
   /** Incarnation and epoch under which it is served; a re-claim after a fence changes both. */
@@ -75,8 +85,10 @@ export class Session implements Timed, Line {
   /** Only while a command waits for the device, or is out. */
   lanes: LaneRunner | undefined;
   eventSeq = 0;
-  /** A drain is about to close it: it takes no further call. */
+  /** Its device is being sent elsewhere: it takes no further call. */
   leaving = false;
+  /** When it was last used for a call of a platform or for an event, monotonic ms. */
+  usedMs = 0;
   unstoredBytes = 0;
   unstoredEvents = 0;
   malformedInARow = 0;
@@ -85,6 +97,7 @@ export class Session implements Timed, Line {
   responsesReceived = 0;
   openedMs = 0;
   lastFrameMs = 0;
+  keepalives = 0;
   private readonly host: SessionHost;
   private socket: Socket<Session> | undefined;
   private calls: Inflight | undefined;
@@ -105,6 +118,8 @@ export class Session implements Timed, Line {
     this.profile = facts.profile;
     this.tags = facts.tags;
     this.secretFingerprint = facts.secretFingerprint;
+    this.secret = facts.secret;
+    this.previous = facts.previous;
     this.keepaliveS = facts.keepaliveS;
     this.address = facts.address;
     this.acknowledgement = facts.acknowledgement;
@@ -127,9 +142,10 @@ export class Session implements Timed, Line {
     return this.calls?.pendingCount ?? 0;
   }
 
-  /** Calls that are out, and steps of its lanes that are under way: what a drain waits for. */
-  get unfinished(): number {
-    return this.pendingCalls + (this.lanes?.unfinished ?? 0);
+  /** Nothing is out, waits or is being stored: ending it now would cut nothing off. */
+  get isIdle(): boolean {
+    const calls = this.pendingCalls + (this.calls?.waitingCount ?? 0);
+    return calls === 0 && (this.lanes?.unfinished ?? 0) === 0 && this.unstoredEvents === 0;
   }
 
   /** Does the device not keep up with reading? Then it takes no further call. */
@@ -147,6 +163,7 @@ export class Session implements Timed, Line {
     const nowMs = this.host.monotonicMs();
     this.socket = socket;
     this.openedMs = nowMs;
+    this.usedMs = nowMs;
     this.lastFrameMs = nowMs;
     this.tokensMs = nowMs;
     this.floodMs = nowMs;
@@ -171,6 +188,7 @@ export class Session implements Timed, Line {
 
   submit(call: Call): void {
     const nowMs = this.host.monotonicMs();
+    if (call.isUpkeep !== true) this.usedMs = nowMs;
     this.calls ??= new Inflight(this, this.profile.inflight, this.profile.waiting, this.readyAtMs);
     this.calls.submit(call, nowMs);
     if (this.socket === undefined) return;
@@ -192,6 +210,17 @@ export class Session implements Timed, Line {
       return 'busy';
     }
     this.callsWritten++;
+    if (call.isUpkeep !== true) {
+      this.host.frames.note(this, {
+        atMs: this.host.monotonicMs(),
+        direction: 'out',
+        type: 'request',
+        bytes: call.body.byteLength,
+        method: call.method,
+        url: call.url,
+        data: call.body,
+      });
+    }
     return 'written';
   }
 

@@ -179,6 +179,7 @@ export class SubscriptionKeeper {
       body: Buffer.from(JSON.stringify(data)),
       deadlineMs: this.host.monotonicMs() + timeoutMs,
       priority: true,
+      isUpkeep: true,
       settle: (outcome) => {
         this.callOut = false;
         settled(outcome);

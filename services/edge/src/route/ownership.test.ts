@@ -2,13 +2,14 @@ import type { Profile } from '@lapi-broker/device';
 import type { Socket } from '@lapi-broker/http';
 import type { DeviceCode, Epoch, NodeId, SessionId } from '@lapi-broker/protocol';
 import { RedisClock } from '@lapi-broker/redis';
-import { MemoryNodeDirectory, MemoryOwnerRegistry } from '@lapi-broker/routing';
+import { type HeardAsk, MemoryNodeDirectory, MemoryOwnerRegistry, type NodeStatus } from '@lapi-broker/routing';
 import { createLog, createMetrics } from '@lapi-broker/telemetry';
 import { expect, test, vi } from 'vitest';
 import { Session, type SessionHost } from '../device/session.ts';
 import { SessionTable } from '../device/session-table.ts';
 import { Wheel } from '../device/wheel.ts';
 import { createEdgeMetrics } from '../metrics.ts';
+import { FrameLog } from '../timeline/frame-log.ts';
 import { Ownership } from './ownership.ts';
 
 const CODE = '210235TEST0000000001' as DeviceCode;
@@ -16,7 +17,7 @@ const PROFILE = { firstRequestDelayMs: 1_000, inflight: 8, waiting: 64 } as Prof
 const FACTS = { vendor: 'Uniview', deviceType: 'NVR', algorithm: '', address: '192.0.2.1' };
 const START_MS = 1_000_000;
 
-/** A node on memory stores whose clock stands until it is moved; the beat is the one of `announceDrain`. */
+/** A node on memory stores whose clock stands until it is moved; the beat is the one of `announce`. */
 async function node() {
   let nowMs = START_MS;
   const lane = { busy: false };
@@ -29,25 +30,32 @@ async function node() {
   });
   const sessions = new SessionTable();
   const looked: SessionId[] = [];
+  const heard: HeardAsk[] = [];
+  const directory = new MemoryNodeDirectory(clock.nowMs);
+  const state: { status: NodeStatus } = {
+    status: { sessions: 0, registrations: 0, loopLagMs: 0, phase: 'serving' },
+  };
   const metrics = createEdgeMetrics(createMetrics('edge'));
   const ownership: Ownership = new Ownership({
     nodeName: 'edge-1',
     address: () => '',
     version: '1',
     registry,
-    directory: new MemoryNodeDirectory(clock.nowMs),
+    directory,
     redisClock: new RedisClock(clock.monotonicMs),
     clock,
     sessions,
     metrics,
     log: createLog({ service: 'edge', level: 'silent' }),
-    load: () => ({ sessions: 0, registrations: 0, loopLagMs: 0 }),
+    status: () => state.status,
+    asked: (ask) => heard.push(ask),
     checkProvisioning: () => Promise.resolve(),
     lookAtLanes: (session) => looked.push(session.id),
     tellSuperseded: () => Promise.resolve(true),
     listenAs: () => Promise.resolve(),
   });
   const host: SessionHost = {
+    frames: new FrameLog(0),
     wheel: new Wheel<Session>(50, nowMs),
     metrics,
     livenessFloorMs: 90_000,
@@ -79,6 +87,9 @@ async function node() {
     ownership,
     lane,
     looked,
+    heard,
+    directory,
+    state,
     claim,
     pass: (ms: number) => {
       nowMs += ms;
@@ -92,6 +103,8 @@ async function node() {
         profile: PROFILE,
         tags: [],
         secretFingerprint: '',
+        secret: 'current',
+        previous: undefined,
         keepaliveS: 60,
         address: '',
         acknowledgement: undefined,
@@ -115,14 +128,30 @@ test('a claim without an answer is looked up only when it can no longer happen, 
   const { registry, ownership, claim, pass } = await node();
   ownership.claimUncertain(CODE, 'late' as SessionId, START_MS + 5_000);
   pass(2_000);
-  await ownership.announceDrain();
+  await ownership.announce();
   pass(1_000);
   await claim('late' as SessionId);
-  await ownership.announceDrain();
+  await ownership.announce();
   expect((await registry.lookUp(CODE)).owner).toBeDefined();
   pass(2_100);
-  await ownership.announceDrain();
+  await ownership.announce();
   expect((await registry.lookUp(CODE)).owner).toBeUndefined();
+  await ownership.stop();
+});
+
+test('a node hears with its beat what was asked of it, and goes on draining under a new incarnation', async () => {
+  const { ownership, directory, heard, state, pass } = await node();
+  await directory.ask(ownership.node, { ask: 'drain', seconds: 30 });
+  await ownership.announce();
+  expect(heard).toMatchObject([{ ask: 'drain', seconds: 30 }]);
+  const drain = { startedAtMs: START_MS, endsAtMs: START_MS + 30_000, devices: 9, left: 4 };
+  state.status = { sessions: 4, registrations: 0, loopLagMs: 0, phase: 'draining', drain };
+  const before = ownership.node;
+  pass(11_000);
+  await ownership.announce();
+  expect(ownership.node).not.toBe(before);
+  const view = (await directory.list()).find((each) => each.node === ownership.node);
+  expect(view).toMatchObject({ phase: 'draining', drain, sessions: 4 });
   await ownership.stop();
 });
 

@@ -18,7 +18,14 @@ import {
   type SessionId,
 } from '@lapi-broker/protocol';
 import type { RedisClock } from '@lapi-broker/redis';
-import type { NodeDirectory, NodeLoad, OfflineReason, OwnerRegistry, ReclaimResult } from '@lapi-broker/routing';
+import type {
+  HeardAsk,
+  NodeDirectory,
+  NodeStatus,
+  OfflineReason,
+  OwnerRegistry,
+  ReclaimResult,
+} from '@lapi-broker/routing';
 import type { Clock, Part } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import type { Session } from '../device/session.ts';
@@ -48,7 +55,10 @@ export interface OwnershipOptions {
   readonly sessions: SessionTable;
   readonly metrics: EdgeMetrics;
   readonly log: Log;
-  readonly load: () => NodeLoad;
+  /** What this node says of itself; asked once per beat. */
+  readonly status: () => NodeStatus;
+  /** What the directory says was asked of this node, with every renewal. */
+  readonly asked: (ask: HeardAsk) => void;
   /** Closes the session if its device may not be here any more (G7): the hint that said so may have been lost too. */
   readonly checkProvisioning: (session: Session) => Promise<void>;
   /** False if the message certainly did not leave this process. */
@@ -64,6 +74,8 @@ interface UncertainClaim {
   readonly code: DeviceCode;
   /** Redis time until which it may still happen. */
   readonly notAfterMs: number;
+  /** Why the device is offline if it did. */
+  readonly reason: OfflineReason;
 }
 
 interface PendingRelease {
@@ -83,10 +95,9 @@ export class Ownership implements Part {
   private readonly untold = new Map<DeviceCode, { readonly previous: NodeId; readonly epoch: Epoch }>();
   private readonly startedAtMs: number;
   private current: NodeId;
-  private phase: 'serving' | 'draining' = 'serving';
   private state: 'joining' | 'held' | 'lapsed' | 'left' = 'joining';
   private timer: NodeJS.Timeout | undefined;
-  private beating = false;
+  private beating: Promise<void> | undefined;
   private checking: Promise<void> | undefined;
   private checkDue = false;
 
@@ -112,9 +123,13 @@ export class Ownership implements Part {
     return this.state === 'held' && this.fence.holds(this.options.clock.monotonicMs());
   }
 
+  /** Since when no renewal was confirmed, ms. */
+  get leaseAgeMs(): number {
+    return this.fence.ageMs(this.options.clock.monotonicMs());
+  }
+
   /** True, or why this node should get no new devices. */
   readiness(): true | string {
-    if (this.phase === 'draining') return 'draining';
     if (this.state !== 'held') return 'lease lapsed';
     return this.fence.ageMs(this.options.clock.monotonicMs()) < NOT_READY_AFTER_MS ? true : 'lease not confirmed';
   }
@@ -124,9 +139,10 @@ export class Ownership implements Part {
     this.timer = setInterval(() => void this.beat(), LEASE_BEAT_MS);
   }
 
-  announceDrain(): Promise<void> {
-    this.phase = 'draining';
-    return this.beat();
+  /** Says it in the directory now, and not only with the next beat. */
+  async announce(): Promise<void> {
+    await this.beating;
+    await this.beat();
   }
 
   async stop(): Promise<void> {
@@ -136,7 +152,16 @@ export class Ownership implements Part {
     const wasHeld = this.state === 'held';
     this.state = 'left';
     this.fence.lapse();
-    if (wasHeld) await this.options.directory.leave(this.current);
+    if (wasHeld) await this.leave();
+  }
+
+  /** Says goodbye first: a node whose lease is gone without one is taken for lost. */
+  private async leave(): Promise<void> {
+    const { registry, directory, log } = this.options;
+    await registry
+      .announceEnd(this.current, 'left')
+      .catch((error: unknown) => log.warn({ err: error }, 'node.end_not_announced'));
+    await directory.leave(this.current);
   }
 
   /** Ends the ownership of a session; repeated later if the store is away. */
@@ -158,7 +183,8 @@ export class Ownership implements Part {
 
   private async tryRelease(release: PendingRelease): Promise<void> {
     try {
-      await this.options.registry.release(release);
+      const { status } = await this.options.registry.release(release);
+      if (status === 'quarantined') this.options.log.warn({ code: release.code }, 'device.quarantined');
     } catch (error) {
       this.options.log.warn({ err: error }, 'release.deferred');
       // A device that flaps while the store is away needs its last release only.
@@ -169,8 +195,13 @@ export class Ownership implements Part {
   }
 
   /** A claim that failed without an answer may happen until `notAfterMs` (Redis time): it is looked up after that, and released. */
-  claimUncertain(code: DeviceCode, session: SessionId, notAfterMs: number): void {
-    if (this.uncertain.size < MAX_PENDING_RELEASES) this.uncertain.set(session, { code, notAfterMs });
+  claimUncertain(
+    code: DeviceCode,
+    session: SessionId,
+    notAfterMs: number,
+    reason: OfflineReason = 'unconfirmed',
+  ): void {
+    if (this.uncertain.size < MAX_PENDING_RELEASES) this.uncertain.set(session, { code, notAfterMs, reason });
   }
 
   /** Compares one session with the store: closed if somebody else has the device, claimed again if its incarnation is over. */
@@ -199,7 +230,7 @@ export class Ownership implements Part {
       result = await registry.reclaim({ code, from, epoch, to, session: id });
     } catch (error) {
       // It may have happened; if the session ends before it is tried again, nothing else would release it.
-      this.claimUncertain(code, id, redisClock.nowMs());
+      this.claimUncertain(code, id, redisClock.nowMs(), 'closed');
       throw error;
     }
     metrics.reclaims.inc({ result: result.status });
@@ -230,7 +261,7 @@ export class Ownership implements Part {
   }
 
   private async join(): Promise<void> {
-    const { directory, clock, redisClock, address, version } = this.options;
+    const { directory, clock, redisClock, address, version, status } = this.options;
     this.state = 'joining';
     // The inbox first: whoever finds this incarnation in a row must be able to reach it.
     await this.options.listenAs(this.current);
@@ -238,6 +269,7 @@ export class Ownership implements Part {
     const joined = await directory.join(
       { node: this.current, address: address(), version, startedAtMs: this.startedAtMs },
       LEASE_MS,
+      status(),
     );
     const receivedMs = clock.monotonicMs();
     redisClock.observe(joined.redisTimeMs, sentMs, receivedMs);
@@ -246,9 +278,15 @@ export class Ownership implements Part {
     this.options.log.info({ node: this.current }, 'lease.taken');
   }
 
-  private async beat(): Promise<void> {
-    if (this.beating || this.state === 'left') return;
-    this.beating = true;
+  private beat(): Promise<void> {
+    if (this.state === 'left') return Promise.resolve();
+    this.beating ??= this.takeBeat().finally(() => {
+      this.beating = undefined;
+    });
+    return this.beating;
+  }
+
+  private async takeBeat(): Promise<void> {
     try {
       if (this.state === 'held') await this.renew();
       if (this.state === 'lapsed' || this.state === 'joining') await this.rejoin();
@@ -260,20 +298,19 @@ export class Ownership implements Part {
     } catch (error) {
       // Store away: the fence does the rest, the next beat tries again.
       this.options.log.warn({ err: error, state: this.state }, 'lease.not_renewed');
-    } finally {
-      this.beating = false;
     }
   }
 
   private async renew(): Promise<void> {
-    const { directory, clock, redisClock, load } = this.options;
+    const { directory, clock, redisClock, status, asked } = this.options;
     const sentMs = clock.monotonicMs();
     const notAfterMs = redisClock.nowMs() + RENEWAL_NOT_AFTER_MS;
-    const result = await directory.renew(this.current, load(), this.phase, LEASE_MS, notAfterMs);
+    const result = await directory.renew(this.current, status(), LEASE_MS, notAfterMs);
     const receivedMs = clock.monotonicMs();
     if (result.status === 'renewed') {
       redisClock.observe(result.redisTimeMs, sentMs, receivedMs);
       this.fence.confirm(sentMs, receivedMs);
+      if (result.asked !== undefined) asked(result.asked);
     } else if (result.status === 'lapsed') {
       this.fence.lapse();
       this.state = 'lapsed';
@@ -295,7 +332,7 @@ export class Ownership implements Part {
     const uncertain = [...this.uncertain].filter(([, { notAfterMs }]) => notAfterMs < nowMs).slice(0, RECLAIM_BATCH);
     const results = await Promise.allSettled([
       ...[...this.releases.values()].slice(0, RECLAIM_BATCH).map((release) => this.repeatRelease(release)),
-      ...uncertain.map(([session, { code }]) => this.settleUncertain(session, code)),
+      ...uncertain.map(([session, { code, reason }]) => this.settleUncertain(session, code, reason)),
     ]);
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
@@ -306,11 +343,11 @@ export class Ownership implements Part {
     if (this.releases.get(release.code) === release) this.releases.delete(release.code);
   }
 
-  private async settleUncertain(session: SessionId, code: DeviceCode): Promise<void> {
+  private async settleUncertain(session: SessionId, code: DeviceCode, reason: OfflineReason): Promise<void> {
     const { owner } = await this.options.registry.lookUp(code);
     this.uncertain.delete(session);
     if (owner?.session === session && this.options.sessions.get(code)?.id !== session) {
-      await this.releaseClaim({ code, node: owner.node, epoch: owner.epoch, reason: 'closed' });
+      await this.releaseClaim({ code, node: owner.node, epoch: owner.epoch, reason });
     }
   }
 

@@ -23,6 +23,7 @@ import {
   DeviceListQuery,
   DevicePath,
   DeviceView,
+  HoldView,
   Provisioned,
   SubscriptionView,
 } from '../schema.ts';
@@ -124,8 +125,9 @@ function wanted(view: View, { online, node, firmware }: Query): boolean {
 }
 
 function toView(row: DeviceRow, broker: Broker): View {
-  const { owner, lastOffline } = row;
+  const { owner } = row;
   const online = owner !== undefined && broker.nodes.liveness(owner.node) === 'alive';
+  const lastOffline = lostWith(owner?.node, broker) ?? row.lastOffline;
   const session = online
     ? {
         node: owner.node,
@@ -143,6 +145,7 @@ function toView(row: DeviceRow, broker: Broker): View {
     deviceType: row.deviceType,
     address: row.address,
     ...(lastOffline === undefined ? {} : { lastOffline: { reason: lastOffline.reason, at: iso(lastOffline.atMs) } }),
+    ...heldNow(row.hold, broker),
     type: row.type,
     profile: row.profile,
     tags: [...row.tags],
@@ -153,6 +156,19 @@ function toView(row: DeviceRow, broker: Broker): View {
     createdAt: iso(row.createdAtMs),
     updatedAt: iso(row.updatedAtMs),
   };
+}
+
+/** What the row will say once the device of a dead node has been turned offline. */
+function lostWith(node: NodeId | undefined, broker: Broker): DeviceRow['lastOffline'] {
+  if (node === undefined || broker.nodes.liveness(node) !== 'dead') return undefined;
+  const view = broker.nodes.nodes.find((each) => each.node === node);
+  return { reason: 'node_lost', atMs: view?.lastBeatMs ?? broker.nowMs() };
+}
+
+function heldNow(hold: DeviceRow['hold'], broker: Broker): Pick<View, 'held'> {
+  if (hold === undefined || hold.untilMs <= broker.nowMs()) return {};
+  const { success, data } = HoldView.safeParse({ ...hold, until: iso(hold.untilMs) });
+  return success ? { held: data } : {};
 }
 
 /** A note that a newer edge wrote in another form is left out rather than shown half. */

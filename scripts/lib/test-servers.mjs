@@ -1,6 +1,6 @@
-/** Answers "which NATS server and which Mosquitto can the tests of sinks run here?", and gets them where that needs no question: their
+/** Answers "which NATS server, Mosquitto, HAProxy and nft can the tests run here?", and gets them where that needs no question: their
  *  Debian packages are unpacked into the data directory. Nothing is installed into the system and no service is set up.
- *  They are wanted, not needed: without them those tests are skipped, and what to type instead is said. */
+ *  They are wanted, not needed: without them the tests of sinks, of a balancer and of network namespaces are skipped, and what to type instead is said. */
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { Child } from './child.mjs';
 import { throwIfStopped } from './stop.mjs';
 
 /** @typedef {{ file: string, env: Record<string, string> }} Program `env`: what it needs beside the usual */
-/** @typedef {'nats' | 'mosquitto'} ServerName */
+/** @typedef {'nats' | 'mosquitto' | 'haproxy' | 'nft'} ServerName */
 /** @typedef {{ program: string, debian: string, variable: string, ask: string, version: RegExp, least: readonly [number, number] }} ServerFacts */
 
 /** @type {Readonly<Record<ServerName, ServerFacts>>} */
@@ -31,10 +31,26 @@ const SERVERS = {
     version: /mosquitto version (\d+)\.(\d+)/,
     least: [2, 0],
   },
+  haproxy: {
+    program: 'haproxy',
+    debian: 'haproxy',
+    variable: 'LAPI_HAPROXY',
+    ask: '-v',
+    version: /HAProxy version (\d+)\.(\d+)/,
+    least: [2, 4],
+  },
+  nft: {
+    program: 'nft',
+    debian: 'nftables',
+    variable: 'LAPI_NFT',
+    ask: '--version',
+    version: /nftables v(\d+)\.(\d+)/,
+    least: [0, 9],
+  },
 };
 
 const ROOT = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
-const UNPACKED = path.join(ROOT, '.lapi', 'sink-servers');
+const UNPACKED = path.join(ROOT, '.lapi', 'test-servers');
 const USUAL_DIRS = ['/usr/sbin', '/usr/local/sbin', '/usr/local/bin', '/opt/homebrew/sbin', '/opt/homebrew/bin'];
 const ASK_MS = 10_000;
 
@@ -51,7 +67,7 @@ export function isUsable(name, output) {
  *  @param {NodeJS.ProcessEnv} env a variable of its own names the program directly
  *  @param {string} [unpacked]
  *  @returns {Program | undefined} */
-export function findSinkServer(name, env, unpacked = UNPACKED) {
+export function findTestServer(name, env, unpacked = UNPACKED) {
   const { program, variable, ask } = SERVERS[name];
   const named = env[variable];
   const dirs = [...(env.PATH ?? '').split(path.delimiter), ...USUAL_DIRS].filter((dir) => dir !== '');
@@ -86,30 +102,30 @@ function entries(dir, pattern) {
 /** @returns {ServerName[]} */
 function missing() {
   return /** @type {ServerName[]} */ (Object.keys(SERVERS)).filter(
-    (name) => findSinkServer(name, process.env) === undefined,
+    (name) => findTestServer(name, process.env) === undefined,
   );
 }
 
 /** @param {readonly ServerName[]} names
  *  @returns {string} */
-export function sinkInstruction(names) {
+export function testServerInstruction(names) {
   const programs = names.map((name) => `${SERVERS[name].program} ≥ ${SERVERS[name].least.join('.')}`).join(' and ');
   const packages = names.map((name) => SERVERS[name].debian).join(' ');
-  return `${programs} not found, so tests of sinks are skipped. To run them: sudo apt-get install -y --no-install-recommends ${packages}`;
+  return `${programs} not found, so what needs them is skipped. To run it: sudo apt-get install -y --no-install-recommends ${packages}`;
 }
 
 /** Says what it does and what it could not do; rejects only when it was stopped.
  *  @param {{ say: (line: string) => void, signal: AbortSignal }} options */
-export async function ensureSinkServers({ say, signal }) {
+export async function ensureTestServers({ say, signal }) {
   const wanted = missing();
   if (wanted.length === 0) return;
   const packages = wanted.map((name) => SERVERS[name].debian);
   if (process.platform === 'linux' && existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
-    say(`Unpacking the Debian packages ${packages.join(', ')} into .lapi for tests of sinks; nothing is installed …`);
+    say(`Unpacking the Debian packages ${packages.join(', ')} into .lapi for tests; nothing is installed …`);
     await unpack(packages, signal);
   }
   const still = missing();
-  if (still.length > 0) say(sinkInstruction(still));
+  if (still.length > 0) say(testServerInstruction(still));
 }
 
 /** Needs no right to install anything. Where the lists of packages are missing, only root can fetch them.
@@ -117,17 +133,21 @@ export async function ensureSinkServers({ say, signal }) {
  *  @param {AbortSignal} signal */
 async function unpack(packages, signal) {
   const archives = path.join(UNPACKED, 'archives');
-  rmSync(UNPACKED, { recursive: true, force: true });
+  rmSync(archives, { recursive: true, force: true });
   mkdirSync(path.join(archives, 'partial'), { recursive: true });
-  const download = () =>
-    run(
-      [
+  // One by one: a package that this system does not have keeps none of the others away.
+  const download = async () => {
+    let all = true;
+    for (const each of packages) {
+      const command = [
         ...['apt-get', 'install', '--download-only', '-y', '-qq', '--no-install-recommends'],
         ...['-o', `Dir::Cache::archives=${archives}`, '-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User='],
-        ...packages,
-      ],
-      signal,
-    );
+        each,
+      ];
+      if (!(await run(command, signal))) all = false;
+    }
+    return all;
+  };
   if (!(await download()) && process.getuid?.() === 0) {
     await run(['apt-get', 'update', '-qq'], signal);
     await download();
