@@ -25,6 +25,7 @@ export default defineConfig({
         test: {
           ...everyFile,
           name: 'unit',
+          testTimeout: 30_000,
           include: [`${packages}/**/*.test.ts`, 'scripts/**/*.test.ts'],
           exclude: ['**/*.contract.test.ts', 'test/e2e/**', '**/dist/**', '**/node_modules/**'],
         },
