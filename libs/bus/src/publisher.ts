@@ -19,6 +19,8 @@ export interface PublisherLimits {
   readonly maxBatchBytes: number;
   /** A larger frame travels alone as well, and need not travel in the channel. */
   readonly parcelBytes: number;
+  /** Of `maxWaitingBytes`, what large frames leave to the others. */
+  readonly keptForSmallBytes: number;
 }
 
 export interface PublisherCounts {
@@ -57,13 +59,16 @@ export class Publisher {
   }
 
   publish(channel: string, frame: Frame): Promise<PublishResult> {
+    const { maxWaitingBytes, parcelBytes, keptForSmallBytes } = this.#limits;
     const bytes = batchedBytes(frame);
-    if (this.#stopped || this.counts.waitingBytes + bytes > this.#limits.maxWaitingBytes) {
+    const isLarge = frame.length > parcelBytes;
+    const room = isLarge ? maxWaitingBytes - keptForSmallBytes : maxWaitingBytes;
+    if (this.#stopped || this.counts.waitingBytes + bytes > room) {
       this.counts.notSentFrames++;
       return this.#notSent;
     }
     let batch = this.#open.get(channel);
-    if (frame.length > this.#limits.parcelBytes) batch = this.#begin(channel, 'alone');
+    if (isLarge) batch = this.#begin(channel, 'alone');
     else if (batch === undefined || batch.content.used + bytes > this.#limits.maxBatchBytes)
       batch = this.#begin(channel);
     batch.content.append(frame);

@@ -7,6 +7,7 @@ import { STATUS_CODES } from 'node:http';
 import { ChunkStream } from './chunk-stream.ts';
 import { remoteAddressOf } from './request.ts';
 import type { HeaderList, ResponseHandle, StreamHandle, StreamOptions, UpgradeHandle } from './types.ts';
+import type { UnreadAnswer, UnreadAnswers } from './unread-answers.ts';
 import type { NativeResponse, UpgradeContext } from './uws.ts';
 
 /** What an exchange needs of its server. */
@@ -16,6 +17,7 @@ export interface ExchangeServer {
   aborted(remote: string | undefined): void;
   upgraded(remote: string | undefined): void;
   readonly countsAddresses: boolean;
+  readonly unread: UnreadAnswers;
   /** A callback of the handler threw, with nobody of ours above it on the stack. */
   report(error: unknown): void;
   /** The address to show for a connection: its remote one, or what a trusted proxy says. */
@@ -27,6 +29,8 @@ const STATUS_LINES: ReadonlyMap<number, string> = new Map(
 );
 const MAX_STREAM_BUFFER = 16 * 1024 * 1024;
 const EMPTY = Buffer.alloc(0);
+/** From here on an answer is given to the transport as the kernel takes it, because the transport would copy what is left, uncounted. */
+const LARGE_BYTES = 64 * 1024;
 
 /** RFC 9110: no body, and no Content-Length either, with these. */
 function isBodiless(status: number): boolean {
@@ -68,6 +72,8 @@ export class Exchange {
   /** Who gathers the writes of one answer: the transport does while the handler runs. */
   #corkedBy: 'transport' | 'self' = 'transport';
   #abortListener: (() => void) | undefined;
+  /** A large answer that has begun and not left. */
+  #unread: UnreadAnswer | undefined;
 
   constructor(raw: NativeResponse, isHead: boolean, server: ExchangeServer) {
     this.raw = raw;
@@ -86,7 +92,7 @@ export class Exchange {
   }
 
   get ended(): boolean {
-    return this.raw === undefined;
+    return this.raw === undefined || this.#unread !== undefined;
   }
 
   /** For when the address must be known whatever happens next. */
@@ -108,7 +114,8 @@ export class Exchange {
     if (this.raw === undefined) return;
     this.raw = undefined;
     this.server.aborted(this.remote);
-    this.guarded(this.#abortListener);
+    if (this.#unread === undefined) this.guarded(this.#abortListener);
+    else this.server.unread.remove(this.#unread);
   }
 
   protected guarded(callback: (() => void) | undefined): void {
@@ -126,8 +133,12 @@ export class Exchange {
 
   protected answer(status: number, headers: HeaderList, body: string | Uint8Array, close: boolean): void {
     const { raw } = this;
-    if (raw === undefined) return;
+    if (raw === undefined || this.ended) return;
     checkHeaders(headers);
+    if (body.length >= LARGE_BYTES && !close && !this.#isHead && !isBodiless(status)) {
+      this.#answerLarge(raw, status, headers, typeof body === 'string' ? Buffer.from(body) : body);
+      return;
+    }
     this.raw = undefined;
     this.corked(raw, () => {
       writeHead(raw, status, headers);
@@ -141,6 +152,32 @@ export class Exchange {
       raw.endWithoutBody();
     });
     this.server.answered(this.remote);
+  }
+
+  #answerLarge(raw: NativeResponse, status: number, headers: HeaderList, body: Uint8Array): void {
+    const bytes = body.byteLength;
+    let done = false;
+    this.corked(raw, () => {
+      writeHead(raw, status, headers);
+      [, done] = raw.tryEnd(body, bytes);
+    });
+    const finish = (): void => {
+      if (this.raw === undefined) return;
+      this.raw = undefined;
+      if (this.#unread !== undefined) this.server.unread.remove(this.#unread);
+      this.server.answered(this.remote);
+    };
+    if (done) {
+      finish();
+      return;
+    }
+    raw.onWritable((offset) => {
+      const [tookAll, isDone] = raw.tryEnd(body.subarray(offset), bytes);
+      if (isDone) finish();
+      return tookAll;
+    });
+    this.#unread = { bytes, drop: () => this.drop() };
+    this.server.unread.add(this.#unread);
   }
 
   /** After an error: 500, if nothing has been written yet. */
@@ -215,7 +252,7 @@ export class Response extends Exchange implements ResponseHandle {
   stream(status: number, headers: HeaderList, options?: StreamOptions): StreamHandle {
     if (this.#stream !== undefined) throw new TypeError('the response is a stream already');
     checkHeaders(headers);
-    const { raw } = this;
+    const raw = this.ended ? undefined : this.raw;
     const stream = new ChunkStream(raw, options?.maxBufferedBytes ?? MAX_STREAM_BUFFER, {
       ended: () => {
         this.raw = undefined;
@@ -235,7 +272,7 @@ export class Response extends Exchange implements ResponseHandle {
   }
 
   protected override aborted(): void {
-    if (this.ended) return;
+    if (this.raw === undefined) return;
     super.aborted();
     this.#abortBody?.();
     this.#stream?.aborted();

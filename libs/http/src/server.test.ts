@@ -1,3 +1,4 @@
+import { connect } from 'node:net';
 import { afterEach, describe, expect, test } from 'vitest';
 import { createServer, ListenError, type ServerBuilder } from './server.ts';
 import { eventually, get, type RawPeer, rawPeer, request } from './testing/raw-peer.ts';
@@ -287,6 +288,98 @@ describe('answers', () => {
     peer.destroy();
     await eventually(() => server.plainConnections() === 0, 'closed');
     expect(aborts).toBe(0);
+  });
+});
+
+describe('large answers', () => {
+  const MiB = 1024 * 1024;
+  const large = Buffer.alloc(24 * MiB, 'abcdefgh');
+  const serveLarge = (options: Partial<ServerOptions> = {}): Promise<Server> =>
+    serve(
+      (it) =>
+        it
+          .route('GET', '/large', (_request, response) => response.send(200, [], large))
+          .route('GET', '/later', async (_request, response) => {
+            await nextTick();
+            response.send(200, [], large);
+          }),
+      options,
+    );
+
+  test('an answer larger than what the kernel takes arrives whole, however late it is read, and the connection goes on', async () => {
+    const server = await serveLarge();
+    for (const path of ['/large', '/later']) {
+      const socket = connect(server.port, '127.0.0.1');
+      cleanups.push(() => socket.destroy());
+      socket.write(get(path));
+      // Read when the kernel has taken all it takes.
+      await eventually(() => server.unread().bytes === large.length, 'waiting for its reader');
+      const chunks: Buffer[] = [];
+      let bytes = 0;
+      socket.on('data', (chunk) => {
+        chunks.push(chunk);
+        bytes += chunk.length;
+      });
+      await eventually(() => bytes > large.length, 'all of it');
+      const read = Buffer.concat(chunks);
+      expect(read.toString('latin1', 0, 200)).toContain(`\r\nContent-Length: ${large.length}\r\n`);
+      expect(read.subarray(read.indexOf('\r\n\r\n') + 4).equals(large)).toBe(true);
+      expect(server.unread()).toEqual({ bytes: 0, dropped: 0 });
+      socket.write(get('/nothing'));
+      await eventually(() => bytes > read.length, 'the next answer');
+    }
+  });
+
+  test('readers of large answers who read nothing hold no more than the bound; those that wait for longest are dropped (I4.5)', async () => {
+    const server = await serveLarge({ maxUnreadBytes: 60 * MiB });
+    for (let i = 0; i < 4; i++) {
+      const socket = connect(server.port, '127.0.0.1');
+      cleanups.push(() => socket.destroy());
+      socket.pause();
+      socket.on('error', () => undefined);
+      socket.write(get('/large'));
+      const waiting = Math.min(i + 1, 2);
+      await eventually(
+        () => server.unread().bytes === waiting * large.length && server.unread().dropped === Math.max(0, i - 1),
+        `${i + 1} asked`,
+      );
+      expect(server.plainConnections()).toBe(waiting);
+    }
+  });
+
+  test('a reader that leaves in the middle gives back what its answer held', async () => {
+    const server = await serveLarge();
+    const socket = connect(server.port, '127.0.0.1');
+    socket.pause();
+    socket.write(get('/large'));
+    await eventually(() => server.unread().bytes > 0, 'waiting');
+    socket.destroy();
+    await eventually(() => server.unread().bytes === 0, 'given back');
+  });
+
+  test('what comes after a large answer has begun is a no-op', async () => {
+    let after: boolean | undefined;
+    const server = await serve(
+      (it) =>
+        it.route('GET', '/', (_request, response) => {
+          response.send(200, [], large);
+          response.send(500, [], 'again');
+          after = response.ended;
+          throw new Error('after the answer');
+        }),
+      { onError: () => undefined },
+    );
+    const socket = connect(server.port, '127.0.0.1');
+    cleanups.push(() => socket.destroy());
+    let bytes = 0;
+    let first = '';
+    socket.on('data', (chunk) => {
+      first ||= chunk.toString('latin1', 0, 12);
+      bytes += chunk.length;
+    });
+    socket.write(get('/'));
+    await eventually(() => bytes > large.length, 'all of it');
+    expect([first, after]).toEqual(['HTTP/1.1 200', true]);
   });
 });
 

@@ -9,6 +9,7 @@ import { AddressConnections } from './address-connections.ts';
 import { type Exchange, type ExchangeServer, Response, Upgrade } from './exchange.ts';
 import { HeaderPlan, paramCountOf, proxiedAddressOf, remoteAddressOf, snapshotOf } from './request.ts';
 import type { RequestHandler, RequestSnapshot, Server, ServerOptions, Socket, WebSocketBehavior } from './types.ts';
+import { UnreadAnswers } from './unread-answers.ts';
 import {
   App,
   DISABLED,
@@ -60,6 +61,8 @@ export interface ServerBuilder {
   listen(): Promise<Server>;
 }
 
+const MAX_UNREAD_BYTES = 256 * 1024 * 1024;
+
 const NOT_FOUND: RequestHandler = (_request, response) => {
   response.send(404, [['Content-Type', 'application/json']], '{"error":"not_found"}');
 };
@@ -87,7 +90,9 @@ class Listener implements ServerBuilder {
     const perAddress =
       (options.maxPlainConnectionsPerAddress ?? 0) > 0 ? new AddressConnections(() => performance.now()) : undefined;
     this.#perAddress = perAddress;
+    const unread = new UnreadAnswers(options.maxUnreadBytes ?? MAX_UNREAD_BYTES);
     this.#exchanges = {
+      unread,
       countsAddresses: perAddress !== undefined,
       answered: (remote) => remote !== undefined && perAddress?.requestAnswered(remote),
       aborted: (remote) => remote !== undefined && perAddress?.requestAborted(remote),
@@ -194,6 +199,7 @@ class Listener implements ServerBuilder {
         resolve({
           port: us_socket_local_port(token),
           plainConnections: () => this.#plain,
+          unread: () => ({ bytes: this.#exchanges.unread.bytes, dropped: this.#exchanges.unread.dropped }),
           stopListening: () => {
             if (!listening) return;
             listening = false;

@@ -123,6 +123,9 @@ export interface ServerOptions {
   readonly maxPlainConnectionsPerAddress?: number;
   /** The same for all addresses together. */
   readonly maxPlainConnections?: number;
+  /** What large answers that their readers have not taken yet may hold together; beyond it those that wait for longest are dropped with their
+   *  connections. 256 MiB when absent. */
+  readonly maxUnreadBytes?: number;
   /** CIDR ranges whose PROXY protocol header (v2) is believed; anybody else's changes nothing (threat T20). */
   readonly proxies?: readonly string[];
   /** Names of the headers that handlers get, lower case; all when absent, which costs time per request. */
@@ -136,6 +139,8 @@ export interface Server {
   readonly port: number;
   /** Open connections that are not (yet) WebSockets. */
   plainConnections(): number;
+  /** Large answers that wait for their readers: bytes now, and how many were dropped so far because all together held too much. */
+  unread(): { readonly bytes: number; readonly dropped: number };
   /** Stops accepting; open connections go on. Idempotent. */
   stopListening(): void;
   /** Drops everything that is left. Idempotent. */

@@ -27,6 +27,8 @@ declare module 'uWebSockets.js' {
     writeHeader(name: string, value: string): HttpResponse;
     write(chunk: Bytes): boolean;
     end(body?: Bytes, closeConnection?: boolean): HttpResponse;
+    /** Writes what the kernel takes of the rest of a body of `totalBytes`, and keeps none of it. */
+    tryEnd(rest: Bytes, totalBytes: number): [tookAll: boolean, done: boolean];
     endWithoutBody(): HttpResponse;
     close(): HttpResponse;
     cork(callback: () => void): HttpResponse;

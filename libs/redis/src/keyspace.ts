@@ -14,7 +14,7 @@
  *  lapi:{s07}:secret:<code>           hash    with provisioning    command              edge       current next (ciphertext) rev (as in the row)
  *  lapi:{s07}:nonce:<nonce>:<code>    string  nonce TTL + 10 s     claim                claim
  *  lapi:{s07}:owned:<node>.<inc>      zset    until empty          claim, release, reap reaper, node filter (a superset of what is owned; score 0)
- *  lapi:{s07}:ended:<node>.<inc>      string  1 h                  edge, command        edge, command   the end of an incarnation was announced (one shard)
+ *  lapi:{s07}:ended:<node>.<inc>      string  30 d                 edge, command        edge, command   the end of an incarnation was announced (one shard)
  *  lapi:{s07}:timeline:<code>         list    a day after the last   edge, reap           command        its last sessions, newest first, as short JSON (libs/timeline); bounded
  *  lapi:{s07}:refused:<code>          list    as the timeline; 1 h for codes nobody provisioned   edge   command   its refused registrations, in the same way
  *  lapi:{s07}:codes                   zset    for ever             provisioning         listing (score 0, byte order)

@@ -44,6 +44,11 @@ test('the first take-over over the limit begins a hold-down of full length', () 
   });
 });
 
+test('take-overs of a clock that went back since do not count', () => {
+  const recent = [1_000, 9_000, 9_001, 9_002, 9_003].map((atMs) => ({ atMs, address: 'a' }));
+  expect(takeOver(recent, guard, { atMs: 1_001, address: 'a' })).toHaveProperty('passed.length', 2);
+});
+
 test('addresses that take turns are a conflict of two devices; one device that moves is not', () => {
   expect(after('a', 'b', 'a', 'b', 'a', 'b')).toEqual({
     hold: { reason: 'conflict', untilMs: 1_500, addresses: ['a', 'b'] },

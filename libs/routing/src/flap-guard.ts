@@ -1,6 +1,7 @@
 /** Decides when a DeviceCode changes hands too often (protocol D8): more than `limit` take-overs within `windowMs` and the current session
  *  stays for `holdMs`. Only take-overs count: a device that goes and comes back never meets it. The window slides; it is not a fixed minute,
- *  so no interval of `windowMs` ever holds more than `limit`. claim.lua holds the same decision for Redis. */
+ *  so no interval of `windowMs` ever holds more than `limit`. What lies in the
+ *  future does not count: the clock went back. claim.lua holds the same decision for Redis. */
 
 import { BrokerError } from '@lapi-broker/protocol';
 import type { Hold } from './owner-registry.ts';
@@ -38,7 +39,10 @@ export function takeOver(
   guard: FlapGuard,
   { atMs, address }: TakeOver,
 ): { readonly passed: readonly TakeOver[] } | { readonly hold: Hold } {
-  const counted = [...recent.filter((each) => each.atMs > atMs - guard.windowMs), { atMs, address }];
+  const counted = [
+    ...recent.filter((each) => each.atMs > atMs - guard.windowMs && each.atMs <= atMs),
+    { atMs, address },
+  ];
   if (counted.length <= guard.limit) return { passed: counted };
   const addresses = counted.map((each) => each.address);
   return {

@@ -37,7 +37,8 @@ export type NodeAsk =
   /** Give the devices to other nodes within `seconds`; undefined = as long as the node is set to take. */
   { readonly ask: 'drain'; readonly seconds: number | undefined } | { readonly ask: 'resume' };
 
-/** `number` only grows: a node does what it has not heard yet, and nothing because something is absent, which a failover may have lost. */
+/** `number` is another for each word, and grows unless the clock of the store goes back: a node does what it has not heard yet, and nothing
+ *  because something is absent, which a failover may have lost. */
 export type HeardAsk = NodeAsk & { readonly number: number };
 
 export interface NodeRecord {

@@ -26,7 +26,7 @@ export function isMisbehaviour(reason: OfflineReason): boolean {
   return MISBEHAVIOUR.has(reason);
 }
 
-/** One more session ended for misbehaviour: the ends that count now, this one included; more than `limit` of them is too many. */
+/** One more session ended for misbehaviour: the ends that count now, this one included, those of a clock that went back since not; more than `limit` of them is too many. */
 export function countEnds(endsMs: readonly number[], { windowMs }: Quarantine, nowMs: number): readonly number[] {
-  return [...endsMs.filter((at) => at > nowMs - windowMs), nowMs];
+  return [...endsMs.filter((at) => at > nowMs - windowMs && at <= nowMs), nowMs];
 }

@@ -84,12 +84,13 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const consumers = openConnection({ url: config.REDIS_URL, commandTimeoutMs: STATE_TIMEOUT_MS }, 'state', onEvent);
   const keyspace = createKeyspace(config.LAPI_KEY_PREFIX, config.LAPI_SHARDS);
   const timelineMs = config.LAPI_TIMELINE_SECONDS * 1_000;
+  const replicated = parseRedisUrl(config.REDIS_URL).kind !== 'standalone';
   const pubsub = new RedisPubSub({ state, onEvent });
   const stream = new RedisEventStream({
     state,
     appends,
     keyspace,
-    confirmed: config.LAPI_CONFIRM_EVENTS === 'auto' && parseRedisUrl(config.REDIS_URL).kind !== 'standalone',
+    confirmed: config.LAPI_CONFIRM_EVENTS === 'auto' && replicated,
     retention: {
       maxAgeMs: config.LAPI_EVENT_RETENTION_SECONDS * 1_000,
       maxBytes: config.LAPI_EVENT_RETENTION_BYTES,
@@ -123,7 +124,7 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
   const reaper = new Reaper({
     registry,
     directory,
-    ...createReapLock(state, keyspace, instance),
+    ...createReapLock(submits, keyspace, instance, config.LAPI_CONFIRM_COMMANDS === 'auto' && replicated),
     batch: LIMITS.reapBatch,
     monotonicMs,
     onLost: (node, devices) => log.warn({ node, devices }, 'node.lost'),
@@ -309,6 +310,16 @@ export function createCommandService(config: CommandConfig, log: Log): CommandSe
     'lapi_request_body_bytes',
     'Bytes reserved for bodies of requests in progress.',
     () => bodies.usedBytes,
+  );
+  metrics.observed(
+    'lapi_unread_answer_bytes',
+    'Large answers that their readers have not taken yet.',
+    () => listening?.unread().bytes ?? 0,
+  );
+  metrics.observed(
+    'lapi_unread_answers_dropped',
+    'Large answers dropped with their connections since the start, because all together held too much.',
+    () => listening?.unread().dropped ?? 0,
   );
   const document = createOpenApi(DOCUMENTED, VERSION);
   const broker: Broker = {

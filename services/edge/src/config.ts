@@ -225,7 +225,7 @@ export const EdgeSettings = z
       .int()
       .min(1)
       .max(3_600)
-      .default(20)
+      .default(60)
       .describe(
         'After SIGTERM, or a drain over the API that does not say: how long it may take until no device is left.',
       ),

@@ -35,6 +35,9 @@ function node({ delayMs = 0, spanMs = 20_000 } = {}) {
     nowMs: fake.nowMs,
     open: () => fake.open(),
     pass: (ms: number) => fake.pass(ms, look),
+    pause: (ms: number) => {
+      fake.nowMs += ms;
+    },
   };
 }
 
@@ -86,6 +89,19 @@ test('devices leave spread over the time, in random order, released first, close
   expect(released).toEqual(closed.map(({ code }) => code));
   expect(new Set(closed.map(({ frame }) => frame))).toEqual(new Set([1001]));
   expect(new Set(closed.map(({ reason }) => reason))).toEqual(new Set(['draining']));
+});
+
+test('after a pause of the process devices go on leaving one after the other, in what is left of the time', async () => {
+  const { drain, open, pass, pause, closed } = node({ spanMs: 60_000 });
+  for (let i = 0; i < 1_000; i++) open();
+  drain.hear({ ask: 'drain', seconds: undefined, number: 1 });
+  await pass(2_000);
+  const before = closed.length;
+  pause(14_000);
+  await pass(100);
+  expect(closed.length - before).toBeLessThan(100);
+  await pass(44_000);
+  expect(closed).toHaveLength(1_000);
 });
 
 test('a device with a call out takes no further call, is closed after its answer, and after five seconds without one', async () => {
@@ -163,6 +179,28 @@ test('progress says when it began, when it ends, how many devices it is about an
   expect(drain.progress).toMatchObject({ devices: 100, left: 0 });
 });
 
+test('an event that comes while the subscription is being ended is stored and answered as well', async () => {
+  const { drain, open, pass, released } = node();
+  const session = open();
+  let ended: () => void = () => undefined;
+  const remove = (): Promise<void> =>
+    new Promise((resolve) => {
+      ended = resolve;
+    });
+  session.subscription = { remove, look: () => Number.POSITIVE_INFINITY } as Partial<
+    NonNullable<Session['subscription']>
+  > as NonNullable<Session['subscription']>;
+  void drain.leave(20_000);
+  await pass(500);
+  session.unstoredEvents = 1;
+  ended();
+  await pass(1_000);
+  expect([session.isOpen, released]).toEqual([true, []]);
+  session.unstoredEvents = 0;
+  await pass(100);
+  expect([session.isOpen, released]).toEqual([false, [session.code]]);
+});
+
 test('a drained node stays drained until it is told to resume; then it serves and can be drained again', async () => {
   const { drain, open, pass, state, sessions } = node();
   open();
@@ -182,6 +220,16 @@ test('a drained node stays drained until it is told to resume; then it serves an
   drain.hear({ ask: 'drain', seconds: 1, number: 9 });
   await pass(1_100);
   expect(drain.progress).toMatchObject({ devices: 1, left: 0 });
+});
+
+test('what is asked after a failover counts, though the clock of the store went back', () => {
+  const { drain, open } = node();
+  open();
+  drain.hear({ ask: 'drain', seconds: undefined, number: 1_000 });
+  drain.hear({ ask: 'resume', number: 900 });
+  expect(drain.phase).toBe('serving');
+  drain.hear({ ask: 'drain', seconds: undefined, number: 1_000 });
+  expect(drain.phase).toBe('serving');
 });
 
 test('a drain that is taken back leaves those that had no turn where they are', async () => {

@@ -17,6 +17,10 @@ const LEAST_PER_SECOND = 50;
 /** What the last device may need from its turn to its close: what is out, its subscription, and the step of this node. */
 const LAST_TURN_MS = FINISH_MS + 2_000;
 const LEAST_SPREAD_MS = 50;
+/** After a pause of the process the rest of the time is shared out anew; what was missed must not go at once. */
+const LONGEST_STEP_MS = 1_000;
+/** Words of operators that are remembered, to know one that comes again. */
+const REMEMBERED_WORDS = 64;
 
 /** Monotonic ms. */
 export interface DrainPlan {
@@ -70,7 +74,8 @@ export class Drain {
   private startedAtMs = 0;
   private startedMs = 0;
   private goneBefore = 0;
-  private heard = 0;
+  /** Numbers of the last words, the oldest first. Not only the highest: after a failover the clock they come from may be behind. */
+  private readonly heard: number[] = [];
   /** Those that have not had their turn, in the order in which they will. */
   private turns: Session[] = [];
   private credit = 0;
@@ -107,8 +112,9 @@ export class Drain {
 
   /** What the directory says was asked of this node; each word is done once. */
   hear(asked: HeardAsk): void {
-    if (asked.number <= this.heard) return;
-    this.heard = asked.number;
+    if (this.heard.includes(asked.number)) return;
+    this.heard.push(asked.number);
+    if (this.heard.length > REMEMBERED_WORDS) this.heard.shift();
     if (this.forGood) this.options.log.info({ ask: asked.ask }, 'drain.ask_ignored');
     else this.obey(asked);
   }
@@ -130,7 +136,7 @@ export class Drain {
 
   look(nowMs: number): void {
     const { plan } = this;
-    const spentMs = nowMs - this.lookedMs;
+    const spentMs = Math.min(nowMs - this.lookedMs, LONGEST_STEP_MS);
     this.lookedMs = nowMs;
     if (plan === undefined || nowMs < plan.listensUntilMs) return;
     this.refuses = true;

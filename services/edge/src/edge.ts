@@ -138,8 +138,11 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   });
   /** The time of the store; before it is known, ours. */
   const storeMs = (): number => (redisClock.known ? redisClock.nowMs() : clock.nowMs());
-  const entryOf = (session: Session, reason?: OfflineReason): SessionEntry =>
-    sessionEntryOf(session, frames, { monotonicMs: clock.monotonicMs(), redisMs: storeMs() }, reason);
+  /** As of now, also if it is read later. */
+  const entryOf = (session: Session, reason?: OfflineReason): (() => SessionEntry) => {
+    const clocks = { monotonicMs: clock.monotonicMs(), redisMs: storeMs() };
+    return () => sessionEntryOf(session, frames, clocks, reason);
+  };
 
   const host: SessionHost = {
     wheel,
@@ -162,7 +165,7 @@ export function createEdge(config: EdgeConfig, log: Log): Lifecycle {
   const onControl = (message: ControlMessage): void => {
     const session = sessions.get(message.code);
     if (message.type === 'show_session') {
-      const text = session === undefined ? '' : encodeSession(entryOf(session));
+      const text = session === undefined ? '' : encodeSession(entryOf(session)());
       void pubsub.publish(keyspace.reply(message.replyTo), encodeShownFrame({ ask: message.ask, text }));
       return;
     }

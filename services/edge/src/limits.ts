@@ -99,7 +99,7 @@ export const FRAME_LOG_BYTES = 32 * 1024 * 1024;
 /** Entries of the timeline that wait for the store; how many go in one batch, how long they are collected, and how soon a batch that failed comes
  *  again, ms. */
 export const MAX_TIMELINE_ENTRIES = 20_000;
-export const TIMELINE_BATCH = 256;
+export const TIMELINE_BATCH = 32;
 export const TIMELINE_FLUSH_MS = 200;
 export const TIMELINE_RETRY_MS = 1_000;
 /** Refusals of codes that nobody may have provisioned, per node: kept for an hour each, that is at most 18,100 of them. */

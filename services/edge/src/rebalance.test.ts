@@ -1,5 +1,5 @@
 import type { DeviceCode, NodeId } from '@lapi-broker/protocol';
-import { MemoryNodeDirectory, type NodeView } from '@lapi-broker/routing';
+import { MemoryNodeDirectory, type NodePhase, type NodeView } from '@lapi-broker/routing';
 import { createLog } from '@lapi-broker/telemetry';
 import { expect, test } from 'vitest';
 import { idlest, judgeBalance, Rebalance } from './rebalance.ts';
@@ -51,6 +51,15 @@ test('nothing is a surplus while the fleet moves: a node is young, has died, or 
   expect(judge(6_000, [...full, view('edge-3.1', 0, { phase: 'draining' })]).surplus).toBe(2_700);
 });
 
+test('nothing is a surplus in a storm: while more than a hundredth of all devices arrive per second', () => {
+  const arriving = (registrations: number): number =>
+    judge(6_000, [view(OWN, 0), view('edge-2.1', 0, { registrations })]).surplus;
+  expect([arriving(60), arriving(61)]).toEqual([2_700, 0]);
+  const few = (registrations: number): number =>
+    judge(200, [view(OWN, 0, { registrations }), view('edge-2.1', 0)]).surplus;
+  expect([few(20), few(21)]).toEqual([50, 0]);
+});
+
 test('a node that drains, or is not in the list, lets go of nobody', () => {
   expect(judge(6_000, [view(OWN, 0, { phase: 'draining' }), view('edge-2.1', 0)]).surplus).toBe(0);
   expect(judge(6_000, [view('edge-2.1', 0)]).surplus).toBe(0);
@@ -80,7 +89,7 @@ async function cluster(devices: number, back: (code: DeviceCode) => boolean = ()
   const record = { address: '', version: '', startedAtMs: 0 };
   await directory.join({ ...record, node: OWN }, LONG_MS, { ...status, sessions: devices });
   await directory.join({ ...record, node: other }, LONG_MS, status);
-  const state = { mayShed: true, elsewhere: 0 };
+  const state = { mayShed: true, elsewhere: 0, otherPhase: 'serving' as NodePhase };
   const rebalance = new Rebalance({
     directory,
     sessions,
@@ -101,7 +110,7 @@ async function cluster(devices: number, back: (code: DeviceCode) => boolean = ()
       if (back(code)) node.open(code);
       else state.elsewhere++;
     }
-    void directory.renew(other, { ...status, sessions: state.elsewhere }, LONG_MS, LONG_MS);
+    void directory.renew(other, { ...status, phase: state.otherPhase, sessions: state.elsewhere }, LONG_MS, LONG_MS);
   };
   return { node, state, pass: (ms: number) => node.pass(ms, look) };
 }
@@ -144,6 +153,17 @@ test('when most devices come back to this node it rests for ten minutes, then tr
   expect(node.closed.length).toBe(shed);
   await pass(120_000);
   expect(node.closed.length).toBeGreaterThan(shed);
+});
+
+test('a node that was resumed is left the time to be heard of by balancers, like one that came', async () => {
+  const { node, state, pass } = await cluster(400);
+  state.otherPhase = 'draining';
+  await pass(120_000);
+  state.otherPhase = 'serving';
+  await pass(30_000);
+  expect(node.closed).toEqual([]);
+  await pass(60_000);
+  expect(node.closed.length).toBeGreaterThan(20);
 });
 
 test('nobody moves while it is switched off, the lease is not confirmed, or the node drains', async () => {

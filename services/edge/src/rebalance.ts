@@ -2,7 +2,7 @@
  *  slowly, those first that were idle for longest, never one with something out, waiting or not yet stored.
  *  Each node judges for itself, from the list of nodes, and only itself: nobody can be told to take a device, the balancer decides where it
  *  goes. So if those that were let go come back, it rests for a while and says so. Nothing moves while the fleet moves anyway: a node is
- *  young, drains or has died, or our own lease is not confirmed.
+ *  young, drains or has died, many devices arrive anywhere (a storm puts them where it likes first), or our own lease is not confirmed.
  *  Store away: the last surplus is not worked on, the next list decides. Driven by `look`, without timers; the core is `judgeBalance`. */
 
 import type { DeviceCode, NodeId } from '@lapi-broker/protocol';
@@ -18,6 +18,9 @@ const TOLERANCE = 0.1;
 const TOLERANCE_DEVICES = 50;
 /** Nodes younger than this still fill by themselves, ms. */
 const YOUNG_MS = 30_000;
+/** Arrivals per second of all nodes that are a storm: this part of all devices, and more than this number. Five times what we cause. */
+const STORM_SHARE = 0.01;
+const STORM_DEVICES = 20;
 const LIST_EVERY_MS = 10_000;
 /** The pace: this part of our own devices per second, and not less than this number. */
 const SHARE_PER_SECOND = 0.002;
@@ -28,6 +31,8 @@ const BACK_AFTER_MS = 30_000;
 const JUDGED_AT_LEAST = 20;
 const TOO_MANY_BACK = 0.75;
 const REST_MS = 600_000;
+/** After a pause of the process, what was missed must not go at once. */
+const LONGEST_STEP_MS = 1_000;
 
 export interface Balance {
   /** Our devices divided by the mean; 1 where there is nothing to compare. */
@@ -36,7 +41,7 @@ export interface Balance {
   readonly surplus: number;
 }
 
-/** `knownSinceMs`: since when this node has seen each incarnation live, on the clock of `nowMs`. */
+/** `knownSinceMs`: since when this node has seen each incarnation serve, on the clock of `nowMs`. */
 export function judgeBalance(
   node: NodeId,
   own: number,
@@ -49,10 +54,13 @@ export function judgeBalance(
   const all = serving.reduce((sum, view) => sum + (view.node === node ? own : view.sessions), 0);
   const mean = all / serving.length;
   const skew = mean === 0 ? 1 : own / mean;
-  const moving = nodes.some(
-    ({ node: other, alive, phase, sessions }) =>
-      !alive || (phase === 'draining' && sessions > 0) || nowMs - (knownSinceMs.get(other) ?? nowMs) < YOUNG_MS,
-  );
+  const arriving = serving.reduce((sum, { registrations }) => sum + registrations, 0);
+  const moving =
+    arriving > Math.max(STORM_DEVICES, all * STORM_SHARE) ||
+    nodes.some(
+      ({ node: other, alive, phase, sessions }) =>
+        !alive || (phase === 'draining' ? sessions > 0 : nowMs - (knownSinceMs.get(other) ?? nowMs) < YOUNG_MS),
+    );
   const surplus = Math.floor(own - mean - Math.max(TOLERANCE_DEVICES, mean * TOLERANCE));
   return { skew, surplus: moving ? 0 : Math.max(0, surplus) };
 }
@@ -110,7 +118,7 @@ export class Rebalance {
   }
 
   look(nowMs: number): void {
-    const spentMs = nowMs - this.lookedMs;
+    const spentMs = Math.min(nowMs - this.lookedMs, LONGEST_STEP_MS);
     this.lookedMs = nowMs;
     if (nowMs >= this.listAtMs && !this.listing) void this.list();
     if (this.surplus > 0) this.letGo(nowMs, spentMs);
@@ -132,8 +140,9 @@ export class Rebalance {
 
   private judge(nodes: readonly NodeView[], nowMs: number): void {
     const { sessions, departures, node, metrics, log, mayShed } = this.options;
-    const living = nodes.filter(({ alive }) => alive);
-    this.knownSinceMs = new Map(living.map((view) => [view.node, this.knownSinceMs.get(view.node) ?? nowMs]));
+    // One that was resumed is as young as one that came: balancers have yet to hear of it.
+    const serving = nodes.filter(({ alive, phase }) => alive && phase === 'serving');
+    this.knownSinceMs = new Map(serving.map((view) => [view.node, this.knownSinceMs.get(view.node) ?? nowMs]));
     const own = sessions.size - departures.size;
     const { skew, surplus } = judgeBalance(node(), own, nodes, this.knownSinceMs, nowMs);
     metrics.skew.set(skew);

@@ -1,110 +1,124 @@
-/** `npm run chaos -- <fault|commands|events|all|list> [options]`: breaks a broker under load. Commands: compares what its devices received with
- *  what its API said. Events: compares what readers received with what devices were told. Everything runs on this machine. Exit code 1 when a
- *  promise was broken. */
+/** `npm run chaos -- [fault|a+b|all|list] [options]`: breaks a broker under load and compares what its devices and readers received with what they
+ *  and the API were told. Everything runs on this machine. Exit code 1 when a promise was broken, or a run could not be made. */
 
 import { parseArgs } from 'node:util';
-import type { EventFault } from './event/fault.ts';
-import { EVENT_FAULTS } from './event/faults.ts';
-import {
-  type EventNumbers,
-  eventNumbersOf,
-  eventTable,
-  sumOf,
-  tellEventViolations,
-  writeEventReport,
-} from './event/report.ts';
-import { type EventRound, runEventFault } from './event/run.ts';
-import type { Fault } from './fault/fault.ts';
-import { FAULTS } from './fault/faults.ts';
-import { type Numbers, numbersOf, table, tellViolations, writeReport } from './report.ts';
-import { runFault } from './run.ts';
+import { FAULTS, faultNamed } from './fault/faults.ts';
+import { matrixOf, type PlannedRun, runOf, STORES } from './matrix.ts';
+import { type Numbers, numbersOf, RESULTS, table, tellViolations, writeMatrix, writeReport } from './report.ts';
+import type { StoreKind } from './rig.ts';
+import { type Load, MachineTooBusy, runFault, USUAL } from './run.ts';
 
-const told = ({ name, about }: { readonly name: string; readonly about: string }): string =>
-  `  ${name.padEnd(22)} ${about}`;
+const PAIRS = 4;
+/** Of a run, if a busy machine spoils it. */
+const TRIES = 3;
 
-const HELP = `Usage: npm run chaos -- <fault|commands|events|all|list> [options]
+const HELP = `Usage: npm run chaos -- [fault|a+b|all|list] [options]
 
-Commands:
-${FAULTS.map(told).join('\n')}
+Without a fault, the seed decides which one, and on which store. a+b: both, overlapping.
 
-  --commands N   default 300
-  --devices N    default 24
-  --direct       only direct commands
+${FAULTS.map(({ name, about, stores, beyond }) => `  ${name.padEnd(18)} ${about} (${stores.join(', ')}${beyond === true ? '; beyond the promises: told, not judged' : ''})`).join('\n')}
 
-Events, to durable subscriptions and a live stream:
-${EVENT_FAULTS.map(told).join('\n')}
+  --store S          standalone, sentinel, cluster or all; default the first where the fault makes sense
+  --seed N           of the load and of the fault; default 1
+  --runs N           so many seeds from there on; default 1
+  --full             every fault on every store, or on --store, with pairs
+  --pairs N          pairs per store and seed in it; default ${PAIRS}
+  --commands N       per second, of all devices that take commands; default ${USUAL.commandsPerSecond}
+  --devices N        that take commands; default ${USUAL.devices}
+  --senders N        devices that send events; default ${USUAL.senders}
+  --events N         per second and sender, up to 32; default ${USUAL.eventsPerSecond}
+  --direct           only direct commands
 
-  --rounds N     default 1
-  --events N     numbered events of a round, over all devices; default 5000
-  --devices N    default 10; each sends up to 50 a second
-  --no-repeats   devices do not send again what was not answered with success
-
-  --seed N       of the load and of the fault; default 1
-
-Results go to test/chaos/result as JSON; with the whole history when a promise was broken.
+Results go to test/chaos/result as JSON, with the whole history when a promise was broken.
 `;
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
+interface Settings {
+  readonly load: Load;
+  readonly direct: boolean;
+  readonly signal: AbortSignal;
+}
+
+/** Undefined: it could not be run to its end; the reason was said. */
+async function runOne(run: PlannedRun, settings: Settings, tries = TRIES): Promise<Numbers | undefined> {
+  const { fault, store, seed } = run;
+  const { load, direct, signal } = settings;
+  const again = `npm run chaos -- ${fault.name} --store ${store} --seed ${seed}`;
+  try {
+    const result = await runFault({ fault, store, seed, load, mix: direct ? { direct: 1 } : {}, signal });
+    const numbers = numbersOf(fault.name, store, seed, result);
+    await writeReport(numbers, result);
+    if (result.violations.length > 0) {
+      const counts = fault.beyond === true ? ' (beyond the promises, not counted)' : '';
+      say(`${result.violations.length} violations${counts}; again: ${again}\n${tellViolations(result)}`);
+    }
+    return fault.beyond === true ? { ...numbers, violations: 0 } : numbers;
+  } catch (error) {
+    if (error instanceof MachineTooBusy && tries > 1 && !signal.aborted) {
+      say(`once more, the machine was too busy: ${error.message}`);
+      return await runOne(run, settings, tries - 1);
+    }
+    say(`no result; again: ${again}\n${error instanceof Error ? error.stack : String(error)}`);
+    return undefined;
+  }
+}
+
+async function runAll(runs: readonly PlannedRun[], name: string, settings: Settings): Promise<boolean> {
+  const rows: Numbers[] = [];
+  const failures: string[] = [];
+  for (const run of runs) {
+    if (settings.signal.aborted) break;
+    const { fault, store, seed } = run;
+    const reason = await fault.skip?.();
+    if (reason !== undefined) {
+      say(`${fault.name} skipped: ${reason}`);
+      continue;
+    }
+    const numbers = await runOne(run, settings);
+    if (numbers === undefined) failures.push(`${fault.name} ${store} ${seed}`);
+    else {
+      rows.push(numbers);
+      say(table([numbers]));
+    }
+    if (runs.length > 1) await writeMatrix(name, rows, failures);
+  }
+  if (runs.length > 1) {
+    say(`\n${table(rows)}\n${rows.length} runs, ${failures.length} without a result: ${failures.join(', ')}`);
+    say(`${RESULTS}${name}.md`);
+  }
+  return failures.length === 0 && rows.every(({ violations }) => violations === 0);
+}
+
+/** Undefined for what is no number above 0. */
 function countOf(text: string | undefined, fallback: number): number | undefined {
   if (text === undefined) return fallback;
   const value = Number(text);
   return Number.isSafeInteger(value) && value > 0 ? value : undefined;
 }
 
-interface Settings {
-  readonly seed: number;
-  readonly commands: number;
-  readonly devices: number | undefined;
-  readonly direct: boolean;
-  readonly rounds: number;
-  readonly events: number;
-  readonly repeats: boolean;
-  readonly signal: AbortSignal;
+interface Wanted {
+  readonly what: string | undefined;
+  readonly store: string | undefined;
+  readonly seeds: readonly number[];
+  readonly pairs: number;
+  readonly full: boolean;
 }
 
-async function runCommands(chosen: readonly Fault[], settings: Settings): Promise<boolean> {
-  const { seed, commands, devices = 24, direct, signal } = settings;
-  const rows: Numbers[] = [];
-  for (const fault of chosen) {
-    const mix = direct ? { direct: 1 } : {};
-    const result = await runFault({ fault, seed, commands, devices, mix, signal });
-    const numbers = numbersOf(fault.name, seed, result);
-    rows.push(numbers);
-    await writeReport(numbers, result);
-    say(table([numbers]));
-    if (result.violations.length > 0) {
-      say(
-        `${result.violations.length} violations with --seed ${seed}:\n${tellViolations(result.history, result.violations)}`,
-      );
-    }
-  }
-  if (rows.length > 1) say(`\n${table(rows)}`);
-  return rows.every(({ violations }) => violations === 0);
-}
-
-async function runEvents(chosen: readonly EventFault[], settings: Settings): Promise<boolean> {
-  const { seed, rounds, events, devices = 10, repeats, signal } = settings;
-  const rows: EventNumbers[] = [];
-  for (const fault of chosen) {
-    const each: EventNumbers[] = [];
-    let broken: EventRound | undefined;
-    const onRound = (result: EventRound): void => {
-      const numbers = eventNumbersOf(`${fault.name} ${result.round}`, result);
-      each.push(numbers);
-      say(eventTable([numbers]));
-      if (result.violations.length === 0) return;
-      broken ??= result;
-      const { history, violations } = result;
-      say(`${violations.length} violations with --seed ${seed}:\n${tellEventViolations(history, violations)}`);
-    };
-    await runEventFault({ fault, rounds, events, devices, seed, repeats, onRound, signal });
-    const total = sumOf(fault.name, each);
-    rows.push(total);
-    await writeEventReport(total, each, broken);
-  }
-  if (chosen.length > 0) say(`\n${eventTable(rows)}`);
-  return rows.every(({ violations }) => violations === 0);
+/** Undefined when nothing is called so. */
+function plan({ what, store, seeds, pairs, full }: Wanted): readonly PlannedRun[] | undefined {
+  const isWanted = (kind: StoreKind): boolean => store === undefined || store === 'all' || store === kind;
+  if (store !== undefined && store !== 'all' && !STORES.some((kind) => kind === store)) return undefined;
+  if (full) return matrixOf({ faults: FAULTS, seeds, pairs }).filter((run) => isWanted(run.store));
+  if (what === undefined) return seeds.map((seed) => runOf(FAULTS, seed));
+  const faults = what === 'all' ? FAULTS : [faultNamed(what)].filter((fault) => fault !== undefined);
+  if (faults.length === 0) return undefined;
+  return seeds.flatMap((seed) =>
+    faults.flatMap((fault) => {
+      const stores = store === undefined ? fault.stores.slice(0, 1) : fault.stores.filter(isWanted);
+      return stores.map((each) => ({ fault, store: each, seed }));
+    }),
+  );
 }
 
 async function run(args: readonly string[]): Promise<number> {
@@ -112,13 +126,16 @@ async function run(args: readonly string[]): Promise<number> {
     args: [...args],
     allowPositionals: true,
     options: {
+      store: { type: 'string' },
       seed: { type: 'string' },
+      runs: { type: 'string' },
+      full: { type: 'boolean' },
+      pairs: { type: 'string' },
       commands: { type: 'string' },
       devices: { type: 'string' },
-      direct: { type: 'boolean' },
-      rounds: { type: 'string' },
+      senders: { type: 'string' },
       events: { type: 'string' },
-      'no-repeats': { type: 'boolean' },
+      direct: { type: 'boolean' },
       help: { type: 'boolean' },
     },
   });
@@ -127,35 +144,35 @@ async function run(args: readonly string[]): Promise<number> {
     say(HELP);
     return 0;
   }
-  const ofCommands = FAULTS.filter(({ name }) => what === 'all' || what === 'commands' || what === name);
-  const ofEvents = EVENT_FAULTS.filter(({ name }) => what === 'all' || what === 'events' || what === name);
+  const full = values.full === true;
   const seed = countOf(values.seed, 1);
-  const commands = countOf(values.commands, 300);
-  const rounds = countOf(values.rounds, 1);
-  const events = countOf(values.events, 5_000);
-  const devices = values.devices === undefined ? undefined : countOf(values.devices, 1);
-  const isWrong =
-    more.length > 0 ||
-    ofCommands.length + ofEvents.length === 0 ||
-    (values.devices !== undefined && devices === undefined);
-  if (isWrong || seed === undefined || commands === undefined || rounds === undefined || events === undefined) {
+  const runs = countOf(values.runs, 1);
+  const pairs = countOf(values.pairs, PAIRS);
+  const commandsPerSecond = countOf(values.commands, USUAL.commandsPerSecond);
+  const devices = countOf(values.devices, USUAL.devices);
+  const senders = countOf(values.senders, USUAL.senders);
+  const eventsPerSecond = countOf(values.events, USUAL.eventsPerSecond);
+  const isComplete = [commandsPerSecond, devices, senders, eventsPerSecond, seed, runs, pairs].every(
+    (each) => each !== undefined,
+  );
+  const seeds = Array.from({ length: runs ?? 0 }, (_, i) => (seed ?? 0) + i);
+  const planned =
+    isComplete && more.length === 0 ? plan({ what, store: values.store, seeds, pairs: pairs ?? 0, full }) : undefined;
+  if (
+    planned === undefined ||
+    commandsPerSecond === undefined ||
+    devices === undefined ||
+    senders === undefined ||
+    eventsPerSecond === undefined
+  ) {
     process.stderr.write(HELP);
     return 2;
   }
   const stopping = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stopping.abort());
-  const settings: Settings = {
-    seed,
-    commands,
-    devices,
-    direct: values.direct === true,
-    rounds,
-    events,
-    repeats: values['no-repeats'] !== true,
-    signal: stopping.signal,
-  };
-  const good = [await runCommands(ofCommands, settings), await runEvents(ofEvents, settings)];
-  return good.every(Boolean) ? 0 : 1;
+  const load: Load = { commandsPerSecond, devices, senders, eventsPerSecond };
+  const name = values.store === undefined ? 'matrix' : `matrix-${values.store}`;
+  return (await runAll(planned, name, { load, direct: values.direct === true, signal: stopping.signal })) ? 0 : 1;
 }
 
 process.exitCode = await run(process.argv.slice(2)).catch((error: unknown) => {

@@ -23,8 +23,8 @@ const LOAD: Load = { commandsPerSecond: 12, devices: 11, senders: 4, eventsPerSe
 const PACE: Pace = { faultAtMs: 1_060, aftermathMs: 1_000 };
 /** Nothing that waits for a timeout. */
 const MIX = { late: 0, silent: 0, waiting: 0 };
-const RUN_MS = 120_000;
-const DEADLINE_MS = 150_000;
+const RUN_MS = 240_000;
+const DEADLINE_MS = 270_000;
 
 function named(name: string): Fault {
   const fault = faultNamed(name);

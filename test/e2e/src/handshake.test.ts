@@ -455,6 +455,14 @@ describe.concurrent('secrets', () => {
       await registered(broker, applicant, index, newAddress());
       await registered(broker, renewed, index, newAddress());
     }
+    // The log of an edge says which of them it was, so that somebody knows when to promote.
+    const opened = (): string[] =>
+      broker.edges[0]?.lines().filter((line) => line.includes('session.opened') && line.includes(applicant.code)) ?? [];
+    await waitFor(() => opened().length === 2, { deadlineMs: 5_000, what: 'the lines of both sessions' });
+    expect(opened().map((line) => (JSON.parse(line) as Record<string, unknown>).verifiedBy)).toEqual([
+      'current',
+      'next',
+    ]);
     const old = await registered(broker, applicant, 0, newAddress());
     const promoted = await broker.api(`/v1/devices/${applicant.code}/secret/promote`, { method: 'POST' });
     expect(promoted.status).toBe(200);

@@ -4,6 +4,7 @@ import { request } from 'node:http';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Broker } from '@lapi-broker/fixture';
+import { Arena, runTarget, TARGETS } from '@lapi-broker/fuzz';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { answerTo, Device } from './device.ts';
 import { type Setting, startSetting } from './setting.ts';
@@ -97,4 +98,13 @@ test.each([
   socket.write(`GET ${path} HTTP/1.1\r\nHost: broker.example\r\n\r\n`.repeat(5_000));
   await closed;
   expect(answers.split('HTTP/1.1 ').length - 1).toBeLessThan(1_000);
+});
+
+test('R5: a short seeded fuzz of every way in finds nothing: no 101 without a Sign, no internal error, no unanswered message', async () => {
+  const arena = new Arena(broker);
+  const results = await Promise.all(
+    TARGETS.map((target) => runTarget({ target, arena, seed: 1, inputs: 50, controlMs: 0 })),
+  );
+  for (const { target, inputs, findings } of results)
+    expect({ target, inputs, findings }).toMatchObject({ inputs: 50, findings: [] });
 });

@@ -229,6 +229,23 @@ export function pubSubContract(name: string, openSubject: () => Promise<PubSubUn
       expect(await pubsub.publish(channel, Buffer.alloc(100))).toMatchObject({ status: 'published' });
     });
 
+    test('large frames leave room to small ones, however many come', async () => {
+      const pubsub = open({ maxWaitingBytes: 2_000_000, parcelBytes: 1_000, keptForSmallBytes: 500_000 });
+      const channel = newChannel();
+      let frames = 0;
+      await pubsub.subscribe(channel, () => frames++, ignore);
+      const large = Array.from({ length: 4 }, () => pubsub.publish(channel, Buffer.alloc(500_000 - 4)));
+      const small = pubsub.publish(channel, Buffer.alloc(1_000));
+      expect((await Promise.all(large)).map(({ status }) => status)).toEqual([
+        'published',
+        'published',
+        'published',
+        'not_sent',
+      ]);
+      expect(await small).toEqual({ status: 'published', receivers: 1 });
+      await waitFor(() => frames === 4, ARRIVAL);
+    });
+
     test('a listener that throws costs its own frame only', async () => {
       const pubsub = open();
       const channel = newChannel();

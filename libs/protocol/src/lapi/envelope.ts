@@ -254,13 +254,27 @@ function dataOf(text: Buffer, member: Member | undefined): Buffer | undefined {
   return tidy !== undefined && scanJson(tidy).status === 'ok' ? tidy : raw;
 }
 
-/** A string of megabytes that is no JSON inside is not decoded to find that out. */
+/** A string of megabytes that is no JSON inside is not decoded to find that out. True also where only decoding tells: a BOM, a `\u` escape. */
 function mayHoldJson(string: Buffer): boolean {
   let at = 1;
-  while (isBlank(string[at])) at++;
+  for (;;) {
+    if (isBlank(string[at])) at++;
+    else if (string[at] === 0x5c && isLetterOfBlank(string[at + 1])) at += 2;
+    else break;
+  }
   const first = string[at] as number;
-  // An escape, or a BOM, may stand before it.
-  return first === OPEN_OBJECT || first === OPEN_ARRAY || first === 0x6e || first === 0x5c || first === 0xef;
+  return (
+    first === OPEN_OBJECT ||
+    first === OPEN_ARRAY ||
+    first === 0x6e ||
+    first === 0xef ||
+    (first === 0x5c && string[at + 1] === 0x75)
+  );
+}
+
+/** Of `\n`, `\r`, `\t`. */
+function isLetterOfBlank(byte: number | undefined): boolean {
+  return byte === 0x6e || byte === 0x72 || byte === 0x74;
 }
 
 /** The answer of the device as bytes of its own (see DeviceAnswer). */

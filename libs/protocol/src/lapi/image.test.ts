@@ -96,6 +96,8 @@ describe('what is a picture', () => {
   test('names are read as JSON reads them: escapes, and the last of equal names', () => {
     const text = Buffer.from(`{"S\\u0069ze":1,"a~/b":[{"D\\u0061ta":"${BASE64}","Name":""}]}`);
     expect(findPictures('x', text, THRESHOLD).map(({ path }) => path)).toEqual(['/a~0~1b/0/Data']);
+    const escaped = Buffer.from(`{"Size":1,"\\u0044\\u0061\\u0074\\u0061":"${BASE64}"}`);
+    expect(findPictures('x', escaped, THRESHOLD).map(({ path }) => path)).toEqual(['/Data']);
     expect(findPictures('x', Buffer.from(`{"Size":1,"Data":"${BASE64}","Data":1}`), THRESHOLD)).toEqual([]);
     const [last] = findPictures(
       'x',

@@ -813,6 +813,20 @@ export function ownerRegistryContract(name: string, open: OpenOwnerRegistry): vo
         await harness.close();
       });
 
+      test('a session whose end began a quarantine is not claimed again by a re-claim that was on its way', async () => {
+        const { harness, code, end } = await quarantining({ limit: 1 });
+        await end('overflow');
+        const { node, ...rest } = request(code, newNode());
+        const epoch = claimed(await harness.registry.claim({ node, ...rest }));
+        expect(await harness.registry.release({ code, node, epoch, reason: 'bad_frame' })).toEqual({
+          status: 'quarantined',
+        });
+        const again = { code, from: node, epoch, to: newNode(), session: rest.session };
+        expect(await harness.registry.reclaim(again)).toEqual({ status: 'lost' });
+        expect(await harness.offlineReason(code)).toBe('quarantined');
+        await harness.close();
+      });
+
       test('a stale release counts for nothing', async () => {
         const { harness, code, end } = await quarantining({ limit: 1 });
         const old = request(code, newNode());

@@ -172,6 +172,22 @@ describe.each([
     ]);
   });
 
+  test('a hold that was written before the clock went back keeps no device away, and the next claim forgets it', async () => {
+    const keyspace = createKeyspace(`test${++prefixes}`, 1);
+    const registry = new RedisOwnerRegistry(connection, keyspace);
+    const [code, node] = ['DEVICE-1' as DeviceCode, 'edge.1' as NodeId];
+    const hold = { hu: Date.now() + 3_600_000, hk: 'quarantined', ha: '192.0.2.1' };
+    await connection.hset(keyspace.device(code), { rev: 1, enabled: '1', ...hold });
+    expect((await registry.claim(claimOf(code, node))).status).toBe('claimed');
+    expect(await connection.hmget(keyspace.device(code), 'hu', 'hk', 'ha')).toEqual([null, null, null]);
+  });
+
+  test('a node that left is known to have left for weeks, because it may be listed as long where nobody forgets it', async () => {
+    const keyspace = createKeyspace(`test${++prefixes}`, 1);
+    await new RedisOwnerRegistry(connection, keyspace).announceEnd('edge.1' as NodeId, 'left');
+    expect(await connection.pttl(keyspace.ended(0, 'edge.1' as NodeId))).toBeGreaterThan(14 * 86_400_000);
+  });
+
   test('the entries of the event stream are numbered without a hole, whichever way the registry adds to them', async () => {
     const keyspace = createKeyspace(`test${++prefixes}`, 1);
     const registry = new RedisOwnerRegistry(connection, keyspace);

@@ -76,7 +76,7 @@ interface Row {
 }
 
 /** Whoever asks for what became of a node does so for as long as its incarnation is listed. */
-const REMEMBER_END_MS = 3_600_000;
+const REMEMBER_END_MS = 30 * 86_400_000;
 const NO_DEVICE = { code: '' as DeviceCode, epoch: 0 as Epoch, session: '' as const };
 
 const EMPTY_ROW: Row = {
@@ -116,7 +116,7 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     if (this.#isUsed(request, now)) return { status: 'replayed' };
 
     const row = this.#rows.get(code) ?? EMPTY_ROW;
-    const hold = row.hold !== undefined && now < row.hold.untilMs ? row.hold : undefined;
+    const hold = this.#lasting(row.hold, now);
     if (hold !== undefined && (row.owner !== undefined || hold.reason === 'quarantined')) {
       return { status: 'held_down', reason: hold.reason, retryAfterMs: hold.untilMs - Math.floor(now) };
     }
@@ -151,6 +151,8 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
     if (owner?.node === to && owner.session === session) return { status: 'reclaimed', epoch: owner.epoch, laneBusy };
     if (row.epoch !== oldEpoch || (owner !== undefined && owner.node !== from)) return { status: 'lost' };
     if (this.#options.provisioning(code)?.enabled !== true) return { status: 'lost' };
+    const kept = row.hold?.reason === 'quarantined' && now < row.hold.untilMs;
+    if (owner === undefined && kept) return { status: 'lost' };
 
     const epoch = mint(row.epoch, now);
     this.#rows.set(code, { ...row, epoch, owner: { node: to, epoch, session, sinceMs: Math.floor(now) } });
@@ -232,6 +234,13 @@ export class MemoryOwnerRegistry implements OwnerRegistry {
       throw new BrokerError('internal', `the epoch of ${code} can only be raised, and only without an owner`);
     }
     this.#rows.set(code, { ...row, epoch });
+  }
+
+  /** One that is further away than any lasts was made before the clock went back. */
+  #lasting(hold: Hold | undefined, now: number): Hold | undefined {
+    if (hold === undefined || now >= hold.untilMs) return undefined;
+    const longestMs = Math.max(this.#guard.holdMs, this.#quarantine.holdMs);
+    return hold.untilMs - now <= longestMs ? hold : undefined;
   }
 
   #isLaneBusy(code: DeviceCode): boolean {

@@ -11,7 +11,7 @@
 --       5 lane             hash    {shard}  exists while a command waits or is out
 -- ARGV  1 device code   2 node   3 session   4 revision that verified the Sign   5 not after, ms of Redis time   6 nonce TTL, ms
 --       7 address   8 vendor   9 device type   10 algorithm   11 data of presence.online, JSON
---       12 take-overs per window   13 window, ms   14 hold-down, ms
+--       12 take-overs per window   13 window, ms   14 hold-down, ms   15 quarantine, ms
 -- Returns {'CLAIMED', epoch, lane busy (1 0)} | the same and {…, previous node, its epoch, its session, since when in ms}
 --   | {'HELD', ms, reason} | {'STALE'} | {'REPLAYED'} | {'LATE'}
 --#include redis/append-event.lua
@@ -20,7 +20,7 @@ local deviceKey, nonceKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], KEYS
 local code, node, session, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local notAfterMs, nonceTtlMs = tonumber(ARGV[5]), ARGV[6]
 local address, vendor, deviceType, algorithm, onlineData = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local takeOverLimit, windowMs, holdMs = ARGV[12], ARGV[13], ARGV[14]
+local takeOverLimit, windowMs, holdMs, quarantineMs = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 
 local events = openEvents(eventsKey)
 local time = redis.call('TIME')
@@ -41,7 +41,9 @@ if epoch <= last then return redis.error_reply('EPOCH no higher epoch left for '
 local epochText, nowText = integer(epoch), integer(nowMs)
 
 local heldUntilMs, heldFor = tonumber(row[9] or '0'), row[11] or 'flapping'
-local held = nowMs < heldUntilMs and (oldNode or heldFor == 'quarantined')
+-- An end that is further away than any hold lasts was written before the clock went back, and would keep the device away for as long.
+local lasts = nowMs < heldUntilMs and heldUntilMs - nowMs <= math.max(tonumber(holdMs), tonumber(quarantineMs))
+local held = lasts and (oldNode or heldFor == 'quarantined')
 -- Before the guard: a replay must not count as a take-over.
 if (oldNode or held) and redis.call('EXISTS', nonceKey) == 1 then return { 'REPLAYED' } end
 if held then return { 'HELD', integer(heldUntilMs - nowMs), heldFor } end
@@ -56,7 +58,7 @@ if oldNode then
     known[by], before = true, by
   end
   for at, by in string.gmatch(row[8] or '', '(%d+)@([^,]*)') do
-    if tonumber(at) > nowMs - tonumber(windowMs) then count(at .. '@' .. by, by) end
+    if tonumber(at) > nowMs - tonumber(windowMs) and tonumber(at) <= nowMs then count(at .. '@' .. by, by) end
   end
   count(nowText .. '@' .. address, address)
   if #recent > tonumber(takeOverLimit) then
@@ -78,7 +80,7 @@ if not redis.call('SET', nonceKey, '1', 'PX', nonceTtlMs, 'NX') then return { 'R
 redis.call('HSET', deviceKey, 'node', node, 'epoch', epochText, 'session', session, 'since', nowText,
   'addr', address, 'vendor', vendor, 'kind', deviceType, 'algo', algorithm)
 if row[10] then redis.call('HDEL', deviceKey, 'sub') end
-if row[9] and nowMs >= heldUntilMs then redis.call('HDEL', deviceKey, 'hu', 'hk', 'ha') end
+if row[9] and not lasts then redis.call('HDEL', deviceKey, 'hu', 'hk', 'ha') end
 redis.call('PERSIST', deviceKey)
 redis.call('ZADD', ownedKey, 0, code)
 if oldNode then

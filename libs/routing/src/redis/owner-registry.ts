@@ -40,10 +40,10 @@ const ANNOTATE = new URL('./annotate.lua', import.meta.url);
 const ANNOUNCE_END = new URL('./announce-end.lua', import.meta.url);
 const REAP = new URL('./reap.lua', import.meta.url);
 
-/** One script call blocks its Redis for about 10 µs per device. */
+/** One script call blocks its Redis for about 10 µs per device, and twice as long where it writes timelines. */
 const REAP_BATCH = 500;
-/** Much longer than a dead incarnation is listed. */
-const REMEMBER_END_MS = 3_600_000;
+/** Longer than a dead incarnation is listed, also in an installation that is switched off for weeks: what left would be told lost then. */
+const REMEMBER_END_MS = 30 * 86_400_000;
 /** Events about things that belong to no device lie in the shard of this code. */
 const NO_DEVICE = '' as DeviceCode;
 
@@ -100,6 +100,7 @@ export class RedisOwnerRegistry implements OwnerRegistry {
           this.#guard.limit,
           this.#guard.windowMs,
           this.#guard.holdMs,
+          this.#quarantine.holdMs,
         ],
       ),
     );

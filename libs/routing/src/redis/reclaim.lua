@@ -2,7 +2,7 @@
 -- Guarantee: a session that survived the fence of its node goes on under a new epoch, unless anybody claimed the device since: the old
 --   epoch must still be the row's last one (I3). Presence stays one online and one offline per epoch: the old epoch gets its offline
 --   (fenced) here only if neither reaper nor release wrote one. Running twice for one session changes nothing the second time, so a
---   caller whose answer was lost asks again. allow-oom: what was online before Redis filled up stays online.
+--   caller whose answer was lost asks again. Refused once its end began a quarantine. allow-oom: what was online before Redis filled up stays online.
 -- No not-after: the compare on the epoch makes a late run harmless to every other owner.
 -- KEYS  1 device row    hash    {shard}
 --       2 owned codes   zset    {shard}  of the fenced incarnation
@@ -17,7 +17,7 @@ local deviceKey, oldOwnedKey, ownedKey, eventsKey, laneKey = KEYS[1], KEYS[2], K
 local code, from, oldEpoch, to, session = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local events = openEvents(eventsKey)
-local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'rev', 'enabled', 'tags', 'addr')
+local row = redis.call('HMGET', deviceKey, 'node', 'epoch', 'session', 'rev', 'enabled', 'tags', 'addr', 'hu', 'hk')
 local node, epochNow, tags, address = row[1], row[2], joinedTags(row[6]), row[7] or ''
 local laneBusy = redis.call('EXISTS', laneKey)
 if node == to and row[3] == session then return { 'RECLAIMED', epochNow, laneBusy } end
@@ -28,6 +28,7 @@ if not row[4] or row[5] ~= '1' then return { 'LOST' } end
 local time = redis.call('TIME')
 local nowUs = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local nowMs = math.floor(nowUs / 1000)
+if not node and row[9] == 'quarantined' and nowMs < tonumber(row[8] or '0') then return { 'LOST' } end
 local last = tonumber(epochNow)
 local epoch = math.max(last + 1, nowUs)
 if epoch <= last then return redis.error_reply('EPOCH no higher epoch left for ' .. code) end

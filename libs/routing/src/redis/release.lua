@@ -29,7 +29,7 @@ local nowText, session, tags, address = integer(nowMs), row[3] or '', joinedTags
 local ends = {}
 if misbehaved == '1' then
   for at in string.gmatch(row[5] or '', '%d+') do
-    if tonumber(at) > nowMs - windowMs then ends[#ends + 1] = at end
+    if tonumber(at) > nowMs - windowMs and tonumber(at) <= nowMs then ends[#ends + 1] = at end
   end
   ends[#ends + 1] = nowText
 end

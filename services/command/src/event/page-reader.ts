@@ -7,6 +7,7 @@ import type { EventStream, StreamBounds } from '@lapi-broker/bus';
 import type { CatchUp } from './catch-up.ts';
 import { type Gap, gapBetween } from './event-sink.ts';
 import type { FeedLimits } from './feed-limits.ts';
+import { Few } from './few.ts';
 import type { EventFilter } from './filter.ts';
 import { OutgoingEvent } from './outgoing-event.ts';
 import {
@@ -51,19 +52,18 @@ const FIRST_GUESS_BYTES = 32 * 1024;
 export class PageReader {
   readonly #stream: EventStream;
   readonly #limits: FeedLimits;
-  readonly #waiting: (() => void)[] = [];
-  #free: number;
+  readonly #few: Few;
   #entryBytes = FIRST_GUESS_BYTES;
 
   constructor(stream: EventStream, limits: FeedLimits) {
     this.#stream = stream;
     this.#limits = limits;
-    this.#free = limits.reads;
+    this.#few = new Few(limits.reads);
   }
 
   /** `known`: a place up to which entries were there before this call, so what does not come up to it is gone. */
   read(shard: number, after: Position, known: Position): Promise<Page> {
-    return this.#oneOfFew(async () => {
+    return this.#few.run(async () => {
       const count = Math.max(
         1,
         Math.min(this.#limits.pageEntries, Math.floor(this.#limits.pageBytes / this.#entryBytes)),
@@ -83,13 +83,13 @@ export class PageReader {
 
   /** The end of the shard's stream. */
   end(shard: number): Promise<Position> {
-    return this.#oneOfFew(async () => parsePosition((await this.#stream.bounds(shard)).last));
+    return this.#few.run(async () => parsePosition((await this.#stream.bounds(shard)).last));
   }
 
   /** Is the entry at `place`, which somebody has brought along, still the one that the store has there? A page that goes on after it would
    *  not always tell: a store that fell back may have caught up with the number. */
   verify(shard: number, place: Position): Promise<'there' | FellBack> {
-    return this.#oneOfFew(async () => {
+    return this.#few.run(async () => {
       const [[entry], bounds] = await Promise.all([
         this.#stream.read(shard, formatPosition(justBefore(place)), 1),
         this.#stream.bounds(shard),
@@ -110,18 +110,6 @@ export class PageReader {
     const average = bytes / events.length;
     // Up at once, down slowly: one page too many costs less than one page too large.
     this.#entryBytes = average > this.#entryBytes ? average : this.#entryBytes * 0.7 + average * 0.3;
-  }
-
-  async #oneOfFew<T>(read: () => Promise<T>): Promise<T> {
-    if (this.#free > 0) this.#free -= 1;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    try {
-      return await read();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#free += 1;
-      else next();
-    }
   }
 }
 

@@ -13,6 +13,7 @@ import {
   type Script,
 } from '@lapi-broker/redis';
 import { type StartPoint, startPosition } from '../event/cursor.ts';
+import { Few } from '../event/few.ts';
 import { type EventFilter, type FilterTerms, parseFilter } from '../event/filter.ts';
 import { OutgoingEvent } from '../event/outgoing-event.ts';
 import {
@@ -75,6 +76,8 @@ const UNUSED_MS = 60_000;
 /** Dead letters of one millisecond and shard that a page can tell apart. */
 const SAME_MS_SLACK = 1_000;
 const ALL_OF_A_SHARD = 1_000;
+/** At once, over all groups of a process: each may hold 8 MiB of events until they are handed out. */
+const HAND_OUTS = 16;
 /** Of a page of dead letters, about. */
 const PAGE_BYTES = 8 * 2 ** 20;
 const script = (name: string): URL => new URL(`./${name}.lua`, import.meta.url);
@@ -85,6 +88,7 @@ export class RedisGroups implements Groups {
   readonly #parts: RedisGroupsParts;
   readonly #store: GroupStore;
   readonly #handOutParts: HandOutParts;
+  readonly #few = new Few(HAND_OUTS);
   readonly #put: Script;
   readonly #patch: Script;
   readonly #drop: Script;
@@ -272,7 +276,7 @@ export class RedisGroups implements Groups {
     const handOuts = new HandOuts(this.#handOutParts, group, filter);
     const line = new GroupLine({
       handOut: async (max, maxBytes) => {
-        const found = await handOuts.next(max, maxBytes);
+        const found = await this.#few.run(() => handOuts.next(max, maxBytes));
         if (found.outdated) await this.#renew(group);
         return found;
       },

@@ -59,7 +59,7 @@ async function rig(maxInFlight = 10, prepare: (groups: FakeGroups) => void = () 
     maxInFlight,
     groups,
     socket,
-    waitingBytes: 1_000,
+    waitingBytes: () => 1_000,
     monotonicMs,
   });
   const table = new ConsumerTable(1);

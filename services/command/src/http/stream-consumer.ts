@@ -26,7 +26,7 @@ export interface StreamConsumerParts {
   readonly groups: Pick<Groups, 'pull' | 'settle'>;
   readonly socket: ConsumerSocket;
   /** Nothing is written while more waits. */
-  readonly waitingBytes: number;
+  readonly waitingBytes: () => number;
   readonly monotonicMs: () => number;
 }
 
@@ -124,9 +124,9 @@ export class StreamConsumer {
 
   #isFull(): boolean {
     const { socket, waitingBytes } = this.#parts;
-    if (socket.waitingBytes() <= waitingBytes) return false;
+    if (socket.waitingBytes() <= waitingBytes()) return false;
     socket.flush();
-    return socket.waitingBytes() > waitingBytes;
+    return socket.waitingBytes() > waitingBytes();
   }
 
   #rest(): Promise<void> {

@@ -38,6 +38,8 @@ export interface StreamLimits {
   readonly commands: number;
   /** No command is taken while more than this waits in the socket. */
   readonly commandWaitingBytes: number;
+  /** A socket that takes nothing for so long although bytes wait in it is closed, whatever they are. */
+  readonly stuckMs: number;
   /** A message costs 1, one that is refused REFUSED_COST more. */
   readonly messagesPerSecond: number;
   readonly messagesBurst: number;
@@ -56,6 +58,8 @@ export interface StreamSessionParts {
   /** For cursors and times of day. */
   readonly nowMs: () => number;
   readonly monotonicMs: () => number;
+  /** Do all sockets of the process together hold too much? Then no command is taken and nothing is pulled by one in which something waits. */
+  readonly crowded: () => boolean;
   readonly onDefect: (error: unknown, requestId: string) => void;
   /** Called once, when the socket is gone. */
   readonly onClosed: (session: StreamSession) => void;
@@ -98,6 +102,7 @@ export class StreamSession {
   #lastPingMs = 0;
   #lastCheckMs: number;
   #closingSinceMs = 0;
+  #stuckSinceMs: number | undefined;
   #endReason: EndReason = 'draining';
 
   constructor(parts: StreamSessionParts, caller: StreamCaller) {
@@ -163,6 +168,7 @@ export class StreamSession {
 
   drained(): void {
     this.#messages = 0;
+    this.#stuckSinceMs = undefined;
     if (this.#state === 'closing') {
       this.#finish();
       return;
@@ -185,12 +191,15 @@ export class StreamSession {
   }
 
   sweep(nowMs: number): void {
-    const { pingMs, silenceMs, closingMs, recheckMs } = this.#parts.limits;
+    const { pingMs, silenceMs, closingMs, recheckMs, stuckMs } = this.#parts.limits;
     const silentMs = nowMs - this.#lastSeenMs;
     if (silentMs >= silenceMs || (this.#state === 'closing' && nowMs - this.#closingSinceMs >= closingMs)) {
       this.#socket?.close();
       return;
     }
+    if (this.waitingBytes() === 0) this.#stuckSinceMs = undefined;
+    else this.#stuckSinceMs ??= nowMs;
+    if (this.#stuckSinceMs !== undefined && nowMs - this.#stuckSinceMs >= stuckMs) this.end('slow_consumer');
     if (silentMs >= pingMs && nowMs - this.#lastPingMs >= pingMs) {
       this.#lastPingMs = nowMs;
       this.#socket?.ping();
@@ -315,14 +324,13 @@ export class StreamSession {
         return;
       }
       const most = Math.min(maxInFlight, group.maxInFlight);
-      const { consumerWaitingBytes } = limits;
       const consumer = new StreamConsumer({
         id,
         group,
         maxInFlight: most,
         groups: broker.groups,
         socket: this,
-        waitingBytes: consumerWaitingBytes,
+        waitingBytes: () => (this.#parts.crowded() ? 0 : limits.consumerWaitingBytes),
         monotonicMs,
       });
       seat.consumer = consumer;
@@ -383,7 +391,9 @@ export class StreamSession {
   async #command(message: CommandMessage, data: Buffer): Promise<void> {
     const { limits } = this.#parts;
     const { id, method, url } = message;
-    if (this.#commands >= limits.commands || this.waitingBytes() > limits.commandWaitingBytes) {
+    const waitingBytes = this.waitingBytes();
+    const isFull = waitingBytes > (this.#parts.crowded() ? 0 : limits.commandWaitingBytes);
+    if (this.#commands >= limits.commands || isFull) {
       this.#messageTokens -= REFUSED_COST;
       return this.#replyProblem(message, 'rate_limited', 'commands in progress on one socket', false);
     }

@@ -806,6 +806,40 @@ describe('WS /v1/stream', () => {
     await until('the other got all', () => healthy.named('event').length === 100);
   }, 30_000);
 
+  it('closes a socket that asks for much and reads none of it, and takes no more commands from it meanwhile while all hold too much', async () => {
+    const it = rig();
+    const body = Buffer.from(JSON.stringify({ ResponseCode: 0, Data: 'x'.repeat(4_000_000) }));
+    it.answer = () => ({ status: 'answered', success: true, responseCode: 0, body });
+    const home = await it.node({
+      routes: { totalWaitingBytes: 100_000, commandWaitingBytes: 38_000_000, stuckMs: 2_000, closingMs: 300 },
+    });
+    const healthy = await it.open(home);
+    const greedy = await it.open(home);
+    greedy.stopReading();
+    const command = (id: string) => ({
+      type: 'command',
+      id,
+      code: 'cam-1',
+      method: 'GET',
+      url: '/LAPI/V1.0/System/DeviceInfo',
+    });
+    let sent = 0;
+    // Commands that were taken stop: what waits for it is above the bound of the process, though below its own.
+    await until('no further command is taken', () => {
+      const taken = it.commands.length;
+      greedy.send(command(`g${++sent}`));
+      return sent > taken + 20;
+    });
+    expect(home.connections.count).toBe(2);
+    it.answer = () => ({ status: 'answered', success: true, responseCode: 0, body: Buffer.from('{"ResponseCode":0}') });
+    healthy.send(command('h'));
+    await until('the other is answered', () => healthy.named('reply').length === 1);
+    expect(healthy.named('reply')[0]?.status).toBe(200);
+    await until('only the other is left', () => home.connections.count === 1);
+    healthy.send(command('h2'));
+    await until('and goes on', () => healthy.named('reply').length === 2);
+  }, 30_000);
+
   it('tells the cursors of all subscriptions when the process leaves, then closes with 1001 (I8)', async () => {
     const { append, node, open } = rig();
     const home = await node();

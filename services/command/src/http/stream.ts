@@ -46,6 +46,9 @@ export const STREAM_LIMITS = {
   consumerWaitingBytes: FEED_LIMITS.waitingBytes,
   commands: 64,
   commandWaitingBytes: 1 * MiB,
+  /** In all live connections of the process together; above it only those take commands or pull in which nothing waits. */
+  totalWaitingBytes: FEED_LIMITS.totalWaitingBytes,
+  stuckMs: FEED_LIMITS.slowGraceMs,
   /** As many as one key may make requests; a burst that takes some 30 ms to refuse. */
   messagesPerSecond: 20_000,
   messagesBurst: 10_000,
@@ -108,6 +111,7 @@ interface Connection {
   readonly keyId: string;
   /** Has it consumers of durable groups? */
   readonly consumes?: boolean;
+  waitingBytes(): number;
   sweep(nowMs: number): void;
   end(reason: 'draining'): void;
 }
@@ -125,6 +129,8 @@ export class EventConnections implements Part {
   /** Runs while there are connections. */
   #sweepTimer: NodeJS.Timeout | undefined;
   #leaving: boolean = false;
+  /** As of the last sweep. */
+  #crowded: boolean = false;
 
   constructor(parts: EventRouteParts) {
     this.#parts = parts;
@@ -190,6 +196,7 @@ export class EventConnections implements Part {
         limits: this.limits satisfies StreamLimits,
         nowMs: () => clock.nowMs(),
         monotonicMs: () => clock.monotonicMs(),
+        crowded: () => this.#crowded,
         onDefect: (error, id) => observer.defect(error, id, STREAM_PATH),
         onClosed: (gone) => this.#remove(gone),
       },
@@ -282,7 +289,12 @@ export class EventConnections implements Part {
 
   #sweep(): void {
     const nowMs = this.#parts.clock.monotonicMs();
-    for (const connection of this.#connections) connection.sweep(nowMs);
+    let waitingBytes = 0;
+    for (const connection of this.#connections) {
+      waitingBytes += connection.waitingBytes();
+      connection.sweep(nowMs);
+    }
+    this.#crowded = waitingBytes > this.limits.totalWaitingBytes;
   }
 }
 

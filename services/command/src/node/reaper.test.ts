@@ -36,6 +36,7 @@ function fixture(over: Partial<ReaperOptions> = {}) {
       },
     },
     lock: async () => true,
+    confirmed: async () => true,
     unlock: async (node) => {
       calls.push(`unlock ${node}`);
     },
@@ -60,6 +61,12 @@ it('a dead node is reaped to the end; living ones are left alone', async () => {
   const { calls, look } = fixture();
   await look([view('alive.1', true), ...dead]);
   expect(calls).toEqual(['reap dead.1', 'reap dead.1', 'reap dead.1', 'offline dead.1 30', 'unlock dead.1']);
+});
+
+it('where no replica takes the lock nothing is reaped: the master may have been replaced without knowing', async () => {
+  const { calls, look } = fixture({ confirmed: async () => false });
+  await look(dead);
+  expect(calls).toEqual(['unlock dead.1']);
 });
 
 it('the death of a node is announced before its devices go offline, by whoever is the first', async () => {

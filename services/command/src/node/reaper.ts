@@ -3,10 +3,12 @@
  *  claim can come any more.
  *  Any number of command processes may reap the same node: the registry compares each row, so a device that was claimed elsewhere stays
  *  online (I3). The short lock only saves work; when its holder dies another process goes on as soon as it expires.
+ *  A master without replicas, where there should be some, may be one that was replaced and does not know: from it every node looks dead. So
+ *  nothing is reaped there.
  *  Store away: what is left is tried again at the next look. */
 
 import type { NodeId } from '@lapi-broker/protocol';
-import { guarded, type Keyspace, type RedisConnection } from '@lapi-broker/redis';
+import { guarded, type Keyspace, type RedisConnection, ReplicaBarrier } from '@lapi-broker/redis';
 import type { NodeDirectory, NodeView, OwnerRegistry } from '@lapi-broker/routing';
 
 export interface ReaperOptions {
@@ -15,6 +17,8 @@ export interface ReaperOptions {
   /** True if this process may reap the node for the next `ms`. */
   readonly lock: (node: NodeId, ms: number) => Promise<boolean>;
   readonly unlock: (node: NodeId) => Promise<void>;
+  /** Has a replica, where there are any, taken the lock? */
+  readonly confirmed: (node: NodeId) => Promise<boolean>;
   readonly batch: number;
   readonly monotonicMs: () => number;
   /** Once per dead node, of all processes together; not for one that left. */
@@ -68,8 +72,12 @@ export class Reaper {
   }
 
   async #reap(node: NodeId): Promise<void> {
-    const { registry, directory, lock, unlock, batch, monotonicMs, onLost, onReaped } = this.#options;
+    const { registry, directory, lock, unlock, confirmed, batch, monotonicMs, onLost, onReaped } = this.#options;
     if (!(await lock(node, LOCK_MS))) return;
+    if (!(await confirmed(node))) {
+      await unlock(node);
+      return;
+    }
     // Before its devices: whoever asks for nodes only learns of all of them by this one event.
     const announced = await registry.announceEnd(node, 'lost');
     if (announced.status === 'announced') onLost(node, announced.devices);
@@ -93,8 +101,11 @@ export function createReapLock(
   connection: RedisConnection,
   keyspace: Keyspace,
   holder: string,
-): Pick<ReaperOptions, 'lock' | 'unlock'> {
+  replicated: boolean,
+): Pick<ReaperOptions, 'lock' | 'unlock' | 'confirmed'> {
+  const barrier = new ReplicaBarrier(connection, replicated);
   return {
+    confirmed: (node) => barrier.confirm(keyspace.lock(`reap-${node}`)),
     lock: async (node, ms) =>
       (await guarded(connection.set(keyspace.lock(`reap-${node}`), holder, 'PX', ms, 'NX'))) === 'OK',
     unlock: async (node) => {

@@ -1,4 +1,4 @@
-import { MemoryPubSub, type PubSub } from '@lapi-broker/bus';
+import { MemoryPubSub, type PublisherLimits, type PubSub } from '@lapi-broker/bus';
 import {
   type CommandFrame,
   type DeviceCode,
@@ -8,6 +8,7 @@ import {
   type InstanceId,
   type NodeId,
   type ReplyFrame,
+  readEnvelope,
 } from '@lapi-broker/protocol';
 import { createKeyspace, RedisClock } from '@lapi-broker/redis';
 import { createLog, createMetrics } from '@lapi-broker/telemetry';
@@ -67,8 +68,8 @@ function inboxOn(pubsub: PubSub) {
   return { inbox, calls };
 }
 
-async function rig() {
-  const pubsub = new MemoryPubSub();
+async function rig(limits: Partial<PublisherLimits> = {}) {
+  const pubsub = new MemoryPubSub({ limits });
   const { inbox, calls } = inboxOn(pubsub);
   await inbox.listenAs(NODE);
   const replies: ReplyFrame[] = [];
@@ -206,4 +207,28 @@ test('a command that comes in while the inbox stops is refused, and nothing is l
   } finally {
     vi.useRealTimers();
   }
+});
+
+test('the caller of an answer that found no room among other large ones is told so at once, and small answers go on (I4.5)', async () => {
+  const { send, calls, replies } = await rig({
+    maxWaitingBytes: 300_000,
+    keptForSmallBytes: 100_000,
+    parcelBytes: 1_000,
+  });
+  const answer = (text: string) => {
+    const read = readEnvelope(Buffer.from(`{"ResponseURL":"/X","ResponseCode":0,"Cseq":1,"Data":{"Text":"${text}"}}`));
+    if (read.type !== 'response') throw new Error(read.type);
+    return { outcome: 'answered', response: read } as const;
+  };
+  for (let id = 1; id <= 3; id++) await send(id);
+  calls[0]?.settle(answer('x'.repeat(150_000)));
+  calls[1]?.settle(answer('x'.repeat(150_000)));
+  calls[2]?.settle(answer('small'));
+  await vi.waitFor(() => expect(replies).toHaveLength(3));
+  const told = replies.map(({ id, outcome, written }) => [id, outcome, written]);
+  expect(told.sort((a, b) => Number(a[0]) - Number(b[0]))).toEqual([
+    [1, 'answered', true],
+    [2, 'outcome_unknown', true],
+    [3, 'answered', true],
+  ]);
 });

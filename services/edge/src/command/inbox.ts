@@ -45,6 +45,8 @@ export interface InboxOptions {
 const REPLY_REPEAT_MS = 500;
 const REPLY_ATTEMPTS = 20;
 const MAX_REPEATED_REPLIES = 10_000;
+/** A smaller answer that could not leave is not worth a promise for each: its caller's deadline tells. */
+const LARGE_ANSWER_BYTES = 64 * 1024;
 
 const NOTHING = Buffer.alloc(0);
 const ANSWERED = { outcome: 'answered' } as const;
@@ -185,7 +187,13 @@ export class Inbox {
   pass(to: InstanceId, frame: AnsweredFrame): void {
     this.options.metrics.commands.inc(ANSWERED);
     // A reply that nobody takes is a process that is gone; its callers are gone with it.
-    void this.options.pubsub.publish(this.options.keyspace.reply(to), frame);
+    const published = this.options.pubsub.publish(this.options.keyspace.reply(to), frame);
+    if (frame.length < LARGE_ANSWER_BYTES) return;
+    // Many large ones at once find no room. Its caller is told at once that the device has answered and the answer is lost.
+    const { id } = frame;
+    void published.then(({ status }) => {
+      if (status === 'not_sent' && !this.stopped) this.refuse(to, id, 'outcome_unknown', true);
+    });
   }
 
   reply(to: InstanceId, frame: ReplyFrame): void {

@@ -11,8 +11,8 @@ interface Departure {
   readonly reason: OfflineReason;
   /** Until then what is out may be finished. */
   readonly finishUntilMs: number;
-  /** Its subscription is being ended. */
-  takesLeave: boolean;
+  /** What was out is finished: its subscription is ended. What came meanwhile is finished as well: it is released, and closed. */
+  step: 'finishing' | 'unsubscribing' | 'unsubscribed' | 'releasing';
 }
 
 const CLOSE_GOING_AWAY = 1001;
@@ -37,7 +37,7 @@ export class Departures {
     if (!session.isOpen || this.leaving.has(session)) return;
     session.leaving = true;
     session.refuseWaiting('node_draining');
-    this.leaving.set(session, { reason, finishUntilMs: nowMs + FINISH_MS, takesLeave: false });
+    this.leaving.set(session, { reason, finishUntilMs: nowMs + FINISH_MS, step: 'finishing' });
   }
 
   /** Does what is due; after `endsMs` nobody is waited for any more. */
@@ -45,15 +45,23 @@ export class Departures {
     for (const [session, departure] of this.leaving) {
       if (!session.isOpen) this.departed(session);
       else if (nowMs >= endsMs) this.close(session, departure);
-      else if (!departure.takesLeave && (session.isIdle || nowMs >= departure.finishUntilMs)) {
-        departure.takesLeave = true;
-        void this.takeLeave(session, departure);
-      }
+      else if (session.isIdle || nowMs >= departure.finishUntilMs) this.goOn(session, departure);
+    }
+  }
+
+  private goOn(session: Session, departure: Departure): void {
+    if (departure.step === 'finishing' && session.subscription !== undefined) {
+      departure.step = 'unsubscribing';
+      void session.subscription.remove().then(() => {
+        departure.step = 'unsubscribed';
+      });
+    } else if (departure.step === 'finishing' || departure.step === 'unsubscribed') {
+      departure.step = 'releasing';
+      void this.takeLeave(session, departure);
     }
   }
 
   private async takeLeave(session: Session, departure: Departure): Promise<void> {
-    await session.subscription?.remove();
     // Before the close: a device that is back at once would else take over from a session that lives, and be counted as one that flaps.
     if (session.isOpen) await this.release(session, departure.reason);
     if (session.isOpen) this.close(session, departure);

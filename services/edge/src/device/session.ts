@@ -89,7 +89,6 @@ export class Session implements Timed, Line, Speaker {
   leaving = false;
   /** When it was last used for a call of a platform or for an event, monotonic ms. */
   usedMs = 0;
-  unstoredBytes = 0;
   unstoredEvents = 0;
   malformedInARow = 0;
   /** Calls were written, but never a valid response came: with a transport error it is firmware that does not mask (E5 b). */

@@ -23,9 +23,13 @@ function rig() {
     () => 0,
     LIMITS,
   );
-  const sender = { unstoredEvents: 0, unstoredBytes: 0 };
+  let sender = { unstoredEvents: 0 };
   return {
     counted,
+    /** The device comes back in a new session. */
+    reconnect: (): void => {
+      sender = { unstoredEvents: 0 };
+    },
     pass: (ms: number): void => {
       nowMs += ms;
     },
@@ -101,4 +105,14 @@ test('an event that waits for a shard that is away is no reason to refuse others
     expect(offer('objectrealtimedata')).toBeUndefined();
     await take(1);
   }
+});
+
+test('a device that comes back finds the budget as it left it, and all of it once the store has taken what it had sent before', async () => {
+  const { offer, take, reconnect, counted } = rig();
+  for (let i = 0; i < LIMITS.sessionEvents; i++) expect(offer('alarm.x')).toBeUndefined();
+  reconnect();
+  expect(offer('alarm.x')).toBe('full');
+  expect(counted).toEqual(['alarm session_full']);
+  await take(LIMITS.sessionEvents);
+  for (let i = 0; i < LIMITS.sessionEvents; i++) expect(offer('alarm.x')).toBeUndefined();
 });

@@ -1,11 +1,11 @@
 /** Stores what devices send and tells when it is stored, so that the device is answered after the store and not before (I5, V2).
- *  Bounds: bytes and events per session, bytes per node (V4), and the time in the queue, shared out by class (pressure.ts); beyond them an event is refused at once. What
+ *  Bounds: bytes and events per device, whatever its sessions, so that one that reconnects finds its budget as it left it; bytes per node (V4), and the time in the queue, shared out by class (pressure.ts); beyond them an event is refused at once. What
  *  was given to the store counts until the store has settled it, also when its device has been told "not stored" before: it takes memory.
  *  An event that the store has not taken within 5 s counts as not stored (V3); if it is stored later after all, consumers see a repeat with
  *  the same dedup key (V8).
  *  Order: events of one device are given to the stream in arrival order (V5). Store away: every event is refused or fails by its deadline. */
 
-import type { EventRecord } from '@lapi-broker/protocol';
+import type { DeviceCode, EventRecord } from '@lapi-broker/protocol';
 import type { Session } from '../device/session.ts';
 import { EVENT_OVERHEAD_BYTES, STORE_ALIVE_MS, STORE_DEADLINE_MS, UNSTORED_LIMITS } from '../limits.ts';
 import type { EdgeMetrics } from '../metrics.ts';
@@ -19,13 +19,21 @@ export interface EventWay {
   append(event: EventRecord, pictures: readonly Picture[]): Promise<unknown>;
 }
 
-/** The share of a session in what is not stored yet. Changed here only. */
-export type Sender = Pick<Session, 'unstoredEvents' | 'unstoredBytes'>;
+/** What of a session is not stored yet. Changed here only. */
+export type Sender = Pick<Session, 'unstoredEvents'>;
 
+/** The same of a device, over its sessions. */
+interface Share {
+  events: number;
+  bytes: number;
+}
+
+const NOTHING: Readonly<Share> = Object.freeze({ events: 0, bytes: 0 });
 const NO_PICTURES: readonly Picture[] = [];
 
 interface Waiting {
   readonly sender: Sender;
+  readonly code: DeviceCode;
   readonly eventClass: EventClass;
   readonly bytes: number;
   readonly dueMs: number;
@@ -40,6 +48,8 @@ export class Outbox {
   private readonly limits: Budgets;
   /** In order of arrival, so that the overdue ones are always at the front. */
   private readonly waiting = new Set<Waiting>();
+  /** Of devices that have something un-stored. */
+  private readonly shares = new Map<DeviceCode, Share>();
   private heldEvents = 0;
   private heldBytes = 0;
   /** When the store last took an event, and how long that one had waited. */
@@ -66,6 +76,10 @@ export class Outbox {
     return { events: this.heldEvents, bytes: this.heldBytes };
   }
 
+  unstoredOf(code: DeviceCode): Readonly<Share> {
+    return this.shares.get(code) ?? NOTHING;
+  }
+
   /** `done` is called exactly once. `event.data` must stay unchanged until the store has settled it. `pictures`: taken out of the data. */
   store(
     sender: Sender,
@@ -84,9 +98,10 @@ export class Outbox {
       done('full');
       return;
     }
+    const share = this.unstoredOf(event.code);
     const used: Budgets = {
-      sessionEvents: sender.unstoredEvents,
-      sessionBytes: sender.unstoredBytes,
+      sessionEvents: share.events,
+      sessionBytes: share.bytes,
       nodeBytes: this.heldBytes,
       waitMs: this.waitMs(nowMs),
     };
@@ -96,7 +111,7 @@ export class Outbox {
       done('full');
       return;
     }
-    const entry: Waiting = { sender, eventClass, bytes, dueMs: nowMs + STORE_DEADLINE_MS, done };
+    const entry: Waiting = { sender, code: event.code, eventClass, bytes, dueMs: nowMs + STORE_DEADLINE_MS, done };
     this.hold(entry, 1);
     this.waiting.add(entry);
     this.stream.append(event, pictures).then(
@@ -129,9 +144,13 @@ export class Outbox {
     this.tell(entry, result, result);
   }
 
-  private hold({ sender, bytes }: Waiting, sign: 1 | -1): void {
+  private hold({ sender, code, bytes }: Waiting, sign: 1 | -1): void {
+    const share = this.shares.get(code) ?? { events: 0, bytes: 0 };
+    share.events += sign;
+    share.bytes += sign * bytes;
+    if (share.events === 0) this.shares.delete(code);
+    else this.shares.set(code, share);
     sender.unstoredEvents += sign;
-    sender.unstoredBytes += sign * bytes;
     this.heldEvents += sign;
     this.heldBytes += sign * bytes;
   }

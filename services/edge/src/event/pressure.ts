@@ -1,6 +1,6 @@
 /** Answers "may this event wait for the store, or is there too much waiting already?" (protocol V4)
  *  What fills up first refuses the least: lossy kinds stop at half of a budget, ordinary ones at seven eighths, alarms use all of it. So
- *  while the store is slow or away, what is soon outdated gives way to what somebody must hear of. Both budgets count: that of the session,
+ *  while the store is slow or away, what is soon outdated gives way to what somebody must hear of. Both budgets count: that of the device,
  *  so that one device cannot take the node's, and that of the node.
  *  Time is a budget as well: where the store takes events, but slower than they come, a longer queue would only mean that each of them is
  *  stored too late for its answer, though it is stored.

@@ -28,3 +28,12 @@ test('a lapsed lease ends all writing at once', () => {
   fence.lapse();
   expect(fence.holds(2)).toBe(false);
 });
+
+test('a lapse does not make the last confirmation older; the next one ends the lapse', () => {
+  const fence = new Fence(7_000);
+  fence.confirm(1_000, 1_001);
+  fence.lapse();
+  expect(fence.ageMs(4_000)).toBe(3_000);
+  fence.confirm(4_000, 4_010);
+  expect(fence.holds(4_010)).toBe(true);
+});

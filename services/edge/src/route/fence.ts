@@ -5,6 +5,7 @@
 export class Fence {
   private readonly afterMs: number;
   private confirmedSentMs = Number.NEGATIVE_INFINITY;
+  private lapsed = false;
 
   constructor(afterMs: number) {
     this.afterMs = afterMs;
@@ -12,18 +13,20 @@ export class Fence {
 
   /** A renewal sent at `sentMs` was confirmed at `nowMs` (monotonic). */
   confirm(sentMs: number, nowMs: number): void {
-    if (nowMs - sentMs <= this.afterMs && sentMs > this.confirmedSentMs) this.confirmedSentMs = sentMs;
+    if (nowMs - sentMs > this.afterMs || sentMs <= this.confirmedSentMs) return;
+    this.confirmedSentMs = sentMs;
+    this.lapsed = false;
   }
 
   lapse(): void {
-    this.confirmedSentMs = Number.NEGATIVE_INFINITY;
+    this.lapsed = true;
   }
 
   holds(nowMs: number): boolean {
-    return nowMs - this.confirmedSentMs < this.afterMs;
+    return !this.lapsed && nowMs - this.confirmedSentMs < this.afterMs;
   }
 
-  /** Since when no renewal was confirmed, ms. */
+  /** Since when no renewal was confirmed, ms. A lapse makes it no older: the store was there to tell. */
   ageMs(nowMs: number): number {
     return nowMs - this.confirmedSentMs;
   }

@@ -1,10 +1,12 @@
 /** Answers "is it only this node that the store is away from?" and then lets its devices go, slowly, to nodes that can serve them (3.6).
  *  A node without a confirmed lease for longer than the fence asks up to three peers whether they are ready, every 5 s. From 30 s on, while most
- *  of those it asked say yes, it sheds 2 % of its devices per second. Nobody says yes: the store is away for all, and shedding would only make a
- *  storm, so devices stay. One good renewal ends it. Without peers in the settings nothing is ever shed.
+ *  of those it asked have said yes for 10 s, it sheds 2 % of its devices per second. Nobody says yes: the store is away for all, and shedding would
+ *  only make a storm, so devices stay; so they do while the store comes back and others are a little faster. One good renewal ends it. Without
+ *  peers in the settings nothing is ever shed.
  *  A peer that does not answer in time counts as not ready: a node that is cut off from everything holds its devices too. */
 
 import { lookup } from 'node:dns/promises';
+import { once } from 'node:events';
 import type { Clock, Part } from '@lapi-broker/runtime';
 import type { Log } from '@lapi-broker/telemetry';
 import type { Session } from '../device/session.ts';
@@ -15,6 +17,8 @@ const ASK_EVERY_MS = 5_000;
 const ASK_TIMEOUT_MS = 2_000;
 const PEERS_ASKED = 3;
 const SHED_AFTER_MS = 30_000;
+/** After an outage for all, every node has its lease again within this. */
+const PEERS_READY_FOR_MS = 10_000;
 const SHARE_PER_SECOND = 0.02;
 
 /** Of the peers that were asked. */
@@ -23,9 +27,14 @@ export interface PeerCount {
   readonly asked: number;
 }
 
-/** How many devices to let go now, once a second. `random` in [0, 1). Pure. */
-export function devicesToShed(leaseAgeMs: number, peers: PeerCount, devices: number, random: number): number {
-  if (leaseAgeMs < SHED_AFTER_MS || peers.ready * 2 <= peers.asked) return 0;
+/** Do most of the peers reach the store? Not known: no. */
+export function mostAreReady({ ready, asked }: PeerCount): boolean {
+  return ready * 2 > asked;
+}
+
+/** How many devices to let go now, once a second. `peersReadyMs`: for how long most peers have been ready. `random` in [0, 1). Pure. */
+export function devicesToShed(leaseAgeMs: number, peersReadyMs: number, devices: number, random: number): number {
+  if (leaseAgeMs < SHED_AFTER_MS || peersReadyMs < PEERS_READY_FOR_MS) return 0;
   return Math.min(devices, Math.ceil(devices * SHARE_PER_SECOND * (0.5 + random)));
 }
 
@@ -45,6 +54,8 @@ export class Isolation implements Part {
   readonly name = 'isolation';
   private readonly options: IsolationOptions;
   private peers: PeerCount = { ready: 0, asked: 0 };
+  /** Since when most of them have been ready without a break; Infinity = they are not. */
+  private readySinceMs = Number.POSITIVE_INFINITY;
   private askedMs = Number.NEGATIVE_INFINITY;
   private asking: AbortController | undefined;
   private timer: NodeJS.Timeout | undefined;
@@ -66,12 +77,13 @@ export class Isolation implements Part {
   private look(): void {
     const { leaseAgeMs, clock, sessions, random, onShed, log } = this.options;
     const ageMs = leaseAgeMs();
+    const nowMs = clock.monotonicMs();
     if (ageMs < FENCE_AFTER_MS) {
-      this.peers = { ready: 0, asked: 0 };
+      this.readySinceMs = Number.POSITIVE_INFINITY;
       return;
     }
-    if (clock.monotonicMs() - this.askedMs >= ASK_EVERY_MS && this.asking === undefined) void this.ask();
-    const count = devicesToShed(ageMs, this.peers, sessions.size, random());
+    if (nowMs - this.askedMs >= ASK_EVERY_MS && this.asking === undefined) void this.ask();
+    const count = devicesToShed(ageMs, nowMs - this.readySinceMs, sessions.size, random());
     if (count === 0) return;
     const leaving: Pick<Session, 'close'>[] = [];
     for (const session of sessions.values()) {
@@ -89,26 +101,32 @@ export class Isolation implements Part {
     this.askedMs = clock.monotonicMs();
     const stopping = new AbortController();
     this.asking = stopping;
-    const signal = AbortSignal.any([stopping.signal, AbortSignal.timeout(ASK_TIMEOUT_MS)]);
+    const inTime = (): AbortSignal => AbortSignal.any([stopping.signal, AbortSignal.timeout(ASK_TIMEOUT_MS)]);
     try {
-      const urls = (await Promise.all(this.options.peers.map(addressesOf))).flat();
+      const overdue = once(inTime(), 'abort').then((): [] => []);
+      const urls = (await Promise.all(this.options.peers.map((base) => addressesOf(base, overdue)))).flat();
       // One more than wanted, because this node may be among them.
       const chosen = urls.map((url) => ({ url, at: random() })).sort((a, b) => a.at - b.at);
+      const signal = inTime();
       const answers = await Promise.all(
         chosen.slice(0, PEERS_ASKED + 1).map(({ url }) => isReady(url, nodeName, signal)),
       );
       const others = answers.filter((answer) => answer !== 'self').slice(0, PEERS_ASKED);
       this.peers = { ready: others.filter((answer) => answer === 'ready').length, asked: others.length };
+      this.readySinceMs = mostAreReady(this.peers)
+        ? Math.min(this.readySinceMs, this.askedMs)
+        : Number.POSITIVE_INFINITY;
     } finally {
       this.asking = undefined;
     }
   }
 }
 
-/** A name that cannot be resolved has no address. */
-async function addressesOf(base: string): Promise<string[]> {
+/** A name that cannot be resolved in time has no address. */
+async function addressesOf(base: string, overdue: Promise<[]>): Promise<string[]> {
   const url = new URL(base);
-  const found = await lookup(url.hostname.replace(/^\[|\]$/g, ''), { all: true }).catch(() => []);
+  const resolving = lookup(url.hostname.replace(/^\[|\]$/g, ''), { all: true }).catch(() => []);
+  const found = await Promise.race([resolving, overdue]);
   return found.map(({ address, family }) => `${url.protocol}//${family === 6 ? `[${address}]` : address}:${url.port}`);
 }
 

@@ -172,6 +172,18 @@ test('a session that ends while it is claimed again leaves no ownership behind (
   await ownership.stop();
 });
 
+test('a session that is leaving and was released is not claimed again by a check (D4)', async () => {
+  const { registry, ownership, claim, open } = await node();
+  const session = open('one' as SessionId, await claim('one' as SessionId), ownership.node);
+  session.leaving = true;
+  await ownership.release(session, 'draining');
+  await ownership.checkSessions();
+  expect((await registry.lookUp(CODE)).owner).toBeUndefined();
+  session.drop('draining');
+  await ownership.settled();
+  await ownership.stop();
+});
+
 test('a session is written to only under the incarnation that claimed it (I3)', async () => {
   const { ownership, claim, open } = await node();
   const session = open('one' as SessionId, await claim('one' as SessionId), ownership.node);

@@ -220,8 +220,10 @@ export class Ownership implements Part {
     });
   }
 
-  /** Under the current incarnation; the session is closed if somebody else has the device. */
+  /** Under the current incarnation; the session is closed if somebody else has the device. One that is leaving may have been released already:
+   *  claimed again, its device would be shown online, and take over from a session that lives where it goes. */
   private async claimAgain(session: Session): Promise<void> {
+    if (session.leaving) return;
     const { registry, metrics, redisClock } = this.options;
     const { code, node: from, epoch, id } = session;
     const to = this.current;

@@ -30,9 +30,29 @@ describe('what people may see of a message', () => {
     `Authorization: Bearer ${CANARY}${CANARY}`,
     `{Password:${CANARY}}`,
     `{'Password':'${CANARY}'}`,
+    `{"UserPsw":"${CANARY}","PSK":"${CANARY}","WifiKey":"${CANARY}","PassCode":"${CANARY}","PinCode":"${CANARY}"}`,
+    `{"AuthCode":"${CANARY}","Community":"${CANARY}","Pass Word":"${CANARY}","密码":"${CANARY}"}`,
+    `"Password"="${CANARY}"`,
+    `{"Password";"${CANARY}"}`,
+    `{"Password"\u0000:"${CANARY}"}`,
+    `{"Password":}"${CANARY}"}`,
+    `["Password","${CANARY}"]`,
+    `{"Name":"Password","Value":"${CANARY}"}`,
+    `{"Value":"${CANARY}","Name":"Password"}`,
+    `{"Url":"rtsp://admin:a/${CANARY}@192.0.2.1/1"}`,
+    `{"Url":"rtsp://admin:a@${CANARY}@192.0.2.1/1"}`,
+    `{"Url":"http://192.0.2.1/x?auth=${CANARY}"}`,
+    `{"Picture":"data:image/jpeg;base64,${CANARY}"}`,
   ])('what is, or may be, secret or a picture is not: %s', (text) => {
     for (let end = 0; end <= text.length; end++) expect(excerptOf(text.slice(0, end))).not.toContain('AnArY');
   });
+
+  test.each(['{Password:1234567}', "{'Pin':1234567}", 'Password 1234567', '<Pin> 1234567 </Pin>', '"PIN" 1234567'])(
+    'no number of what is no JSON: %s',
+    (text) => {
+      expect(excerptOf(text)).not.toContain('1234567');
+    },
+  );
 
   test('no member under a telling name shows anything of its value, however the message is cut', () => {
     const secret = fc.oneof(
@@ -63,6 +83,7 @@ describe('what people may see of a message', () => {
 
   test('a URL loses what its query may hide and its excess', () => {
     expect(shownUrl(`/LAPI/V1.0/X?Sign=${CANARY}&limit=1`)).toBe('/LAPI/V1.0/X?Sign=[redacted]&limit=1');
+    expect(shownUrl(`/LAPI/V1.0/X;Password=${CANARY}?kind=a;Token=${CANARY}`)).not.toContain(CANARY);
     expect(Buffer.byteLength(shownUrl(`/${'é'.repeat(400)}`))).toBeLessThanOrEqual(EXCERPT_BYTES);
   });
 });

@@ -67,7 +67,7 @@ function open() {
 
 test('what happens within a moment is written in one go, and not before', async () => {
   const { bench, writer, after, refused } = open();
-  writer.ended(sessionEntry(1));
+  writer.ended(() => sessionEntry(1));
   refused(CODE, 'bad_sign');
   await after(TIMELINE_FLUSH_MS - 1);
   expect(bench.batches).toEqual([]);
@@ -109,7 +109,7 @@ test('refusals of codes that may be made up are written up to a rate; those of k
 test('what the store did not take comes again, in order, until there is no room', async () => {
   const { bench, writer, after } = open();
   bench.away = true;
-  for (let i = 0; i < MAX_TIMELINE_ENTRIES + 7; i++) writer.ended(sessionEntry(i));
+  for (let i = 0; i < MAX_TIMELINE_ENTRIES + 7; i++) writer.ended(() => sessionEntry(i));
   await after(TIMELINE_FLUSH_MS);
   expect(bench.counted).toEqual({ written: 0, dropped: 7 });
   bench.away = false;
@@ -120,13 +120,27 @@ test('what the store did not take comes again, in order, until there is no room'
   expect(Math.max(...bench.batches.map((batch) => batch.length))).toBe(TIMELINE_BATCH);
 });
 
+test('thousands of sessions that end in one moment are read batch by batch, each once', async () => {
+  const { bench, writer } = open();
+  const read: number[] = [];
+  for (let i = 0; i < 3 * TIMELINE_BATCH; i++)
+    writer.ended(() => {
+      expect(bench.batches.length).toBe(Math.floor(read.length / TIMELINE_BATCH));
+      read.push(i);
+      return sessionEntry(i);
+    });
+  expect(read).toEqual([]);
+  await writer.stop();
+  expect(read).toEqual(Array.from({ length: 3 * TIMELINE_BATCH }, (_, i) => i));
+});
+
 test('a stop writes what waits, and gives up at once if the store is away', async () => {
   const { bench, writer } = open();
-  writer.ended(sessionEntry(1));
+  writer.ended(() => sessionEntry(1));
   await writer.stop();
   expect(bench.batches.flat()).toHaveLength(1);
   bench.away = true;
-  writer.ended(sessionEntry(2));
+  writer.ended(() => sessionEntry(2));
   await writer.stop();
   await writer.stop();
   expect(bench.counted).toEqual({ written: 1, dropped: 1 });

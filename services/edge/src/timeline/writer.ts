@@ -1,7 +1,8 @@
 /** Writes the timeline of devices: what ended and what was refused is collected for a moment and stored in batches, in the background.
  *  Best effort: nothing waits for it and nothing fails with it. What the store did not take is tried again while there is room; beyond the bound
  *  new entries are given up and counted. Refusals of one code for one reason are counted together before they are stored, and those of codes
- *  that are not known to be provisioned only up to a rate, because anybody can make them up. Pure but for the store. */
+ *  that are not known to be provisioned only up to a rate, because anybody can make them up. What a session said last is read and masked only
+ *  when its batch is due: thousands of sessions may end in one moment, and masking takes longer than ending. Pure but for the store. */
 
 import type { DeviceCode } from '@lapi-broker/protocol';
 import type { Part } from '@lapi-broker/runtime';
@@ -36,8 +37,8 @@ export interface Refusal {
 export class TimelineWriter implements Part {
   readonly name = 'timeline';
   private readonly options: TimelineWriterOptions;
-  private waiting: TimelineEntry[] = [];
-  /** Of `waiting`, by code and reason. */
+  private waiting: (() => TimelineEntry)[] = [];
+  /** Not among `waiting` yet, by code and reason. */
   private readonly refusals = new Map<string, RefusalEntry>();
   private writing: Promise<void> | undefined;
   private dueMs = Number.POSITIVE_INFINITY;
@@ -49,8 +50,9 @@ export class TimelineWriter implements Part {
     this.tokensMs = options.monotonicMs();
   }
 
-  ended(entry: SessionEntry): void {
-    if (this.hasRoom()) this.waiting.push(entry);
+  /** `read` is called once, a moment later. */
+  ended(read: () => SessionEntry): void {
+    if (this.hasRoom()) this.waiting.push(read);
   }
 
   refused({ code, reason, address, node, atMs, known }: Refusal): void {
@@ -95,13 +97,13 @@ export class TimelineWriter implements Part {
     this.dueMs = Number.POSITIVE_INFINITY;
     let failed = false;
     while (this.size > 0 && !failed) {
-      for (const refusal of this.refusals.values()) this.waiting.push(refusal);
+      for (const refusal of this.refusals.values()) this.waiting.push(() => refusal);
       this.refusals.clear();
-      const batch = this.waiting.splice(0, TIMELINE_BATCH);
+      const batch = this.waiting.splice(0, TIMELINE_BATCH).map((read) => read());
       const left = await timeline.append(batch);
       count('written', batch.length - left.length);
       failed = left.length > 0;
-      this.waiting.unshift(...left);
+      this.waiting.unshift(...left.map((entry) => () => entry));
     }
     if (this.size === 0) return;
     if (last) count('dropped', this.waiting.splice(0).length);

@@ -39,7 +39,7 @@ class Script implements EventHistory {
 
   receive(reader: string, { number, place, attempt = 1, epoch = 7, seq = place, hash }: Received): this {
     const id = idOf(place);
-    const told = { device: DEVICE, number, epoch, seq, attempt, hash: hash ?? `hash ${number}` };
+    const told = { device: DEVICE, number, epoch, seq, attempt, hash: hash ?? `hash ${number}`, topic: 'alarm' };
     return this.log({ kind: 'receive', reader, by: 'a', id, ...told });
   }
 
@@ -120,7 +120,17 @@ describe('all went well', () => {
       script.receive('live', { number: place, place });
     }
     for (const reader of script.readers.keys()) {
-      const told = { by: 'a', id: idOf(3), device: DEVICE, number: undefined, hash: '', epoch: 7, seq: 0, attempt: 1 };
+      const told = {
+        by: 'a',
+        id: idOf(3),
+        device: DEVICE,
+        number: undefined,
+        hash: '',
+        epoch: 7,
+        seq: 0,
+        attempt: 1,
+        topic: 'presence.online',
+      };
       script.log({ kind: 'receive', reader, ...told });
     }
     script.settle('ordered', 3).settle('unordered', 3);

@@ -17,7 +17,7 @@ export interface ConsumerOptions {
   readonly apiKey: string;
   /** Of an event to be forgotten by its consumer. */
   readonly forgets: number;
-  readonly recorder: EventRecorder;
+  readonly recorder: Pick<EventRecorder, 'log'>;
   readonly chance: Chance;
 }
 

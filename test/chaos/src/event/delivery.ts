@@ -10,6 +10,7 @@ export interface ReceivedEvent {
   readonly hash: string;
   readonly epoch: number;
   readonly seq: number;
+  readonly topic: string;
 }
 
 export interface ReceivedGap {
@@ -59,7 +60,7 @@ export function readDeliveries(text: string): readonly ReceivedDelivery[] {
 
 function eventOf({ id, code, epoch, seq, kind, data }: Told, bytes: string): ReceivedEvent {
   const number = kind.startsWith('alarm') ? (data?.Number ?? Number.NaN) : undefined;
-  return { id, device: code, number, hash: hashOf(bytes), epoch, seq };
+  return { id, device: code, number, hash: hashOf(bytes), epoch, seq, topic: kind };
 }
 
 /** The text of each `data` in their order; what a device sends here has no member of that name. */

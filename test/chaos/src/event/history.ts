@@ -28,6 +28,8 @@ export type EventEntry =
       readonly hash: string;
       readonly epoch: number;
       readonly seq: number;
+      /** Its kind, such as `presence.online`. */
+      readonly topic: string;
       /** 1 for the first; always 1 for live. */
       readonly attempt: number;
     })

@@ -1,6 +1,6 @@
 /** A platform that follows `GET /v1/events` and goes on with its cursor when the stream ends, at the next service. */
 
-import { type ClientRequest, request } from 'node:http';
+import { type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { type ReceivedGap, readEvent } from './delivery.ts';
 import type { EventRecorder } from './history.ts';
 
@@ -8,7 +8,7 @@ export interface LiveReaderOptions {
   readonly reader: string;
   readonly urls: readonly string[];
   readonly apiKey: string;
-  readonly recorder: EventRecorder;
+  readonly recorder: Pick<EventRecorder, 'log'>;
 }
 
 const PAUSE_MS = 150;
@@ -21,6 +21,8 @@ export class LiveReader {
   #cursor = '';
   #url = 0;
   #request: ClientRequest | undefined;
+  #response: IncomingMessage | undefined;
+  #held = false;
   #retry: NodeJS.Timeout | undefined;
   #stopped = false;
 
@@ -50,6 +52,8 @@ export class LiveReader {
     };
     const sent = request(`${urls[this.#url]}/v1/events`, { headers, agent: false }, (response) => {
       sent.setTimeout(0);
+      this.#response = response;
+      if (this.#held) response.pause();
       response.setEncoding('utf8');
       let text = '';
       response.on('data', (chunk: string) => {
@@ -68,6 +72,13 @@ export class LiveReader {
       if (!this.#stopped) this.#retry = setTimeout(() => this.start(), PAUSE_MS);
     });
     sent.end();
+  }
+
+  /** Reads nothing more until it may; what was sent waits in the line. */
+  hold(hold: boolean): void {
+    this.#held = hold;
+    if (hold) this.#response?.pause();
+    else this.#response?.resume();
   }
 
   stop(): void {

@@ -15,6 +15,8 @@ export interface SenderOptions {
   readonly firstUrl: number;
   /** It sends 1 … events. */
   readonly events: number;
+  /** At most 48, which is below what the broker allows a session. */
+  readonly perSecond: number;
   /** Of padding in each event. */
   readonly dataBytes: number;
   readonly repeats: boolean;
@@ -27,8 +29,7 @@ export interface SenderOptions {
 const ALARM_URL = '/LAPI/V1.0/System/Event/Notification/Alarm';
 /** Not answered yet. */
 const IN_FLIGHT = 48;
-/** Below the 50 per second with a burst of 100 that a session may send. */
-const PER_SECOND = 48;
+/** Of the 100 that a session may send at once. */
 const BURST = 90;
 const TICK_MS = 25;
 /** Sent at once when the rate allows, so that many are on their way together. */
@@ -47,7 +48,6 @@ export class Sender {
   readonly #inFlight = new Map<number, number>();
   #again: number[] = [];
   #next = 1;
-  #allowed: number;
   #cseq = FIRST_CSEQ;
   #tokens = 0;
   #lastTickMs = 0;
@@ -60,7 +60,6 @@ export class Sender {
     this.#options = options;
     const { code, secret, urls, firstUrl, timers } = options;
     this.code = code;
-    this.#allowed = options.events;
     this.#edge = firstUrl;
     this.#device = new SimulatedDevice({
       code,
@@ -108,11 +107,6 @@ export class Sender {
     return this.#next > this.#options.events && this.#again.length === 0 && this.#inFlight.size === 0;
   }
 
-  /** It goes no further than this number until it may. */
-  allow(events: number): void {
-    this.#allowed = events;
-  }
-
   start(): void {
     this.#device.start();
   }
@@ -123,6 +117,11 @@ export class Sender {
     this.#timer ??= setInterval(() => this.#tick(), TICK_MS);
   }
 
+  /** Its socket is gone for it; it comes back, at the next edge. */
+  cut(): void {
+    this.#device.cut();
+  }
+
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     await this.#device.stop();
@@ -130,12 +129,12 @@ export class Sender {
 
   #tick(): void {
     const nowMs = performance.now();
-    this.#tokens = Math.min(BURST, this.#tokens + ((nowMs - this.#lastTickMs) / 1_000) * PER_SECOND);
+    this.#tokens = Math.min(BURST, this.#tokens + ((nowMs - this.#lastTickMs) / 1_000) * this.#options.perSecond);
     this.#lastTickMs = nowMs;
     if (!this.online || nowMs < this.#notBeforeMs || this.#tokens < VOLLEY) return;
     while (this.#tokens >= 1 && this.#inFlight.size < IN_FLIGHT) {
       const again = this.#again.shift();
-      const number = again ?? (this.#next <= this.#allowed ? this.#next++ : undefined);
+      const number = again ?? (this.#next <= this.#options.events ? this.#next++ : undefined);
       if (number === undefined) return;
       this.#tokens -= 1;
       this.#send(number);

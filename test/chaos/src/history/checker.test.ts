@@ -377,6 +377,37 @@ test('V4: a lane that stands still although nothing is out', () => {
   expectOnly(history, 'V4', /waited 8795 ms/);
 });
 
+test('V4: the record of a direct call may come behind its answer, and must not end otherwise', () => {
+  const called = (last: string): Script => {
+    const script = new Script().disturbed(0, 5_000, true).plan('a', { mode: 'direct-then-queue' });
+    const view = seen('failed', 'yes');
+    script
+      .at(10, { kind: 'submit.invoke', marker: 'a', call: 1 })
+      .received(20, 'a')
+      .answered(70, 'a', false)
+      .at(80, { kind: 'submit.ok', marker: 'a', call: 1, id: 'id-a', view })
+      .viewed(500, 'a', seen('sent', undefined))
+      .viewed(4_000, 'a', seen('unknown', 'maybe', 3_900));
+    return last === 'unknown' ? script : script.viewed(5_000, 'a', seen(last, 'yes', 4_900, { late: true }));
+  };
+  expect(found(called('failed'))).toEqual([]);
+  expectOnly(called('unknown'), 'V4', /had ended failed, later unknown/);
+});
+
+test('V4: a lane that was begun without a word of it stands still for the timeout of what was begun, and not longer', () => {
+  const begun = (receivedMs: number): Script =>
+    new Script()
+      .opened(0)
+      .plan('a', { method: 'GET', maxAttempts: 3, timeoutMs: 20_000 })
+      .submitted(10, 'a')
+      .disturbed(15, 1_000, true)
+      .received(receivedMs, 'a')
+      .answered(receivedMs + 50, 'a')
+      .viewed(receivedMs + 60, 'a', seen('succeeded', 'yes', receivedMs + 55, { attempts: 2 }));
+  expect(found(begun(20_500))).toEqual([]);
+  expectOnly(begun(28_000), 'V4', /waited 7000 ms/);
+});
+
 describe('V5', () => {
   const uncertain = (state: string, history = new Script()): Script =>
     history
@@ -395,6 +426,24 @@ describe('V5', () => {
     expect(found(uncertain('unknown', new Script().disturbed(0, 15, false)))).toContainEqual(
       expect.stringMatching(/^V5 .*although/),
     );
+  });
+
+  test('commands written while their device had no line are lost one by one, and those of a device with a line are not', () => {
+    const lost = (closedMs: number): Script => {
+      const history = new Script()
+        .opened(0)
+        .disturbed(1, 5, true)
+        .at(closedMs, { kind: 'socket.close', device: DEVICE, socket: 1, code: 1006 });
+      for (const [i, marker] of ['a', 'b'].entries()) {
+        const fromMs = 1_000 * (i + 1);
+        history.plan(marker).submitted(fromMs, marker);
+        const view = seen('timed_out', 'maybe', fromMs + 900, { sentAtMs: WALL_MS + fromMs + 10 });
+        history.viewed(fromMs + 950, marker, view);
+      }
+      return history;
+    };
+    expect(found(lost(6))).toEqual([]);
+    expectOnly(lost(8_000), 'V5', /2 commands of the normal lane are uncertain after 1 disturbances/);
   });
 
   test('more uncertain commands in a lane than disturbances', () => {

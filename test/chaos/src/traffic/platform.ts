@@ -21,6 +21,8 @@ export interface PlatformOptions {
   readonly apiKey: string;
   readonly recorder: Recorder;
   readonly signal: AbortSignal;
+  /** The text of every answer. */
+  readonly onAnswer?: (text: string) => void;
 }
 
 interface Answer {
@@ -197,6 +199,7 @@ export class Platform {
       signal: AbortSignal.timeout(deadlineMs),
     });
     const text = await response.text();
+    this.#options.onAnswer?.(text);
     return { status: response.status, body: JSON.parse(text) as Record<string, unknown> };
   }
 

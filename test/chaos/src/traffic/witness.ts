@@ -1,6 +1,7 @@
 /** A device that writes down what it gets: every request with its marker and every answer, per socket, in the order in which they happen.
  *  It comes back after a loss, to the next edge in turn, as a device behind a balancer does; it can open a session elsewhere while the old
- *  socket is still open. Sockets are numbered in the order of their 101. What a request asks it to do stands in the request's Data.
+ *  socket is still open; it can stop reading; it can have a twin that registers under the same code. Sockets are numbered in the order of their
+ *  101, those of a twin in the same row. What a request asks it to do stands in the request's Data.
  *  Edges away: it tries again until it is stopped. */
 
 import {
@@ -39,6 +40,7 @@ export interface Order {
 
 export class Witness {
   readonly code: string;
+  readonly #options: WitnessOptions;
   readonly #secret: string;
   readonly #edges: readonly Edge[];
   readonly #recorder: Recorder;
@@ -46,14 +48,21 @@ export class Witness {
   readonly #chance: Chance;
   /** Open sockets by number. */
   readonly #sockets = new Map<number, WebSocket>();
+  readonly #row: { last: number };
   #lastSocket = 0;
+  #deaf = false;
+  /** Where it registers, or did last. */
   #edge = 0;
+  #openEdge = 0;
   #attempt: Attempt | undefined;
   #retry: ReturnType<TimerWheel['after']> | undefined;
   #running = false;
   #cseq = 1;
 
-  constructor({ code, secret, urls, recorder, timers, chance }: WitnessOptions) {
+  constructor(options: WitnessOptions, row: { last: number } = { last: 0 }) {
+    const { code, secret, urls, recorder, timers, chance } = options;
+    this.#options = options;
+    this.#row = row;
     this.code = code;
     this.#secret = secret;
     this.#recorder = recorder;
@@ -73,7 +82,21 @@ export class Witness {
 
   /** Index of the edge of the newest socket. */
   get edge(): number {
-    return this.#edge;
+    return this.#openEdge;
+  }
+
+  /** Another device with this one's code and secret; to be started and stopped like any. */
+  twin(): Witness {
+    return new Witness(this.#options, this.#row);
+  }
+
+  /** Reads nothing more from its sockets until it may; what was sent waits in the line. */
+  hold(deaf: boolean): void {
+    this.#deaf = deaf;
+    for (const socket of this.#sockets.values()) {
+      if (deaf) socket.pause();
+      else socket.resume();
+    }
   }
 
   start(edge: number): void {
@@ -89,6 +112,11 @@ export class Witness {
     this.#timers.cancel(this.#retry);
     this.#edge = edge;
     this.#register();
+  }
+
+  /** Its sockets are gone for it; it comes back, at the next edge. */
+  cut(): void {
+    for (const socket of this.#sockets.values()) socket.terminate();
   }
 
   stop(): void {
@@ -136,8 +164,11 @@ export class Witness {
   }
 
   #open(socket: WebSocket): void {
-    const number = ++this.#lastSocket;
+    const number = ++this.#row.last;
+    this.#lastSocket = number;
+    this.#openEdge = this.#edge;
     this.#sockets.set(number, socket);
+    if (this.#deaf) socket.pause();
     this.#recorder.log({ kind: 'socket.open', device: this.code, socket: number, edge: this.#edge });
     socket.removeAllListeners('error');
     // Every error is followed by a close, which is all that a device can know.

@@ -26,6 +26,8 @@ export interface CallPlan {
 
 export interface PacedPlan extends CallPlan {
   readonly perSecond: number;
+  /** How long the last answers may take; default 5 s. */
+  readonly lastAnswersMs?: number;
 }
 
 export interface CallTally {
@@ -33,9 +35,14 @@ export interface CallTally {
   readonly failed: number;
   /** Status or cause of the first failure. */
   readonly firstFailure: string;
+  /** By status, error code, and whether the call may have been written. */
+  readonly failures: Readonly<Record<string, number>>;
   readonly elapsedMs: number;
   readonly p50Ms: number;
   readonly p99Ms: number;
+  readonly mostMs: number;
+  /** Paced only: calls whose answer did not come. */
+  readonly unanswered: number;
   /** Paced only: calls that found no free connection; they were not made. */
   readonly notMade: number;
 }
@@ -45,6 +52,8 @@ class Tally {
   failed = 0;
   firstFailure = '';
   notMade = 0;
+  unanswered = 0;
+  private readonly failures: Record<string, number> = {};
   private readonly status: number;
   private readonly leastBytes: number;
   private readonly takenMs: number[] = [];
@@ -58,25 +67,36 @@ class Tally {
     if (status === this.status && named && bodyBytes >= this.leastBytes) {
       this.answered++;
       this.takenMs.push(tookMs);
-    } else this.fail(`status ${status}, ${bodyBytes} bytes, device ${named ? 'named' : 'not named'} ${problem}`);
+      return;
+    }
+    const code = /"code":"([a-z_]+)"/.exec(problem)?.[1] ?? '';
+    const written = /"written":true/.test(problem) ? ', written' : '';
+    this.fail(
+      `status ${status}, ${bodyBytes} bytes, device ${named ? 'named' : 'not named'} ${problem}`,
+      `${status} ${code}${written}`,
+    );
   }
 
-  fail(cause: string): void {
+  fail(cause: string, kind = cause): void {
     this.failed++;
+    this.failures[kind] = (this.failures[kind] ?? 0) + 1;
     if (this.firstFailure === '') this.firstFailure = cause;
   }
 
   result(elapsedMs: number): CallTally {
     const sorted = Float64Array.from(this.takenMs).sort();
-    const { answered, failed, firstFailure, notMade } = this;
+    const { answered, failed, firstFailure, failures, notMade, unanswered } = this;
     return {
       answered,
       failed,
       firstFailure,
+      failures,
       notMade,
+      unanswered,
       elapsedMs,
       p50Ms: percentile(sorted, 0.5),
       p99Ms: percentile(sorted, 0.99),
+      mostMs: percentile(sorted, 1),
     };
   }
 }
@@ -137,7 +157,8 @@ async function pace(plan: PacedPlan): Promise<CallTally> {
       for (; made < total; made++) {
         const dueMs = startedMs + (made / plan.perSecond) * 1_000;
         if (dueMs > nowMs) return;
-        const connection = free.pop();
+        // In turn, because a connection that is not used for ten seconds is closed.
+        const connection = free.shift();
         if (connection === undefined) {
           tally.notMade++;
           continue;
@@ -149,7 +170,9 @@ async function pace(plan: PacedPlan): Promise<CallTally> {
           open--;
         });
       }
-      if (open > 0 && nowMs < startedMs + plan.durationMs + 5_000) return;
+      for (const connection of free.splice(0)) connection.close();
+      if (open > 0 && nowMs < startedMs + plan.durationMs + (plan.lastAnswersMs ?? 5_000)) return;
+      tally.unanswered = open;
       clearInterval(timer);
       resolve();
     }, 1);

@@ -19,6 +19,27 @@ export interface EntryPlan {
   /** Come again after a refusal or failure, as a patient device does; otherwise the first one counts as final. */
   readonly retry: boolean;
   readonly localAddress?: string;
+  /** The devices come from so many loopback addresses, in turn. */
+  readonly sites?: number;
+}
+
+/** From now on a device that loses its connection comes back by itself. */
+export interface ReturnPlan {
+  readonly group: string;
+  /** Before it tries, and between tries, a device waits for a random time up to this, whatever Retry-After says. */
+  readonly withinMs: number;
+}
+
+export interface ReturnTally {
+  readonly away: number;
+  readonly returned: number;
+  readonly refusals: Readonly<Record<string, number>>;
+  readonly mostRefusals: number;
+  readonly failures: Readonly<Record<string, number>>;
+  /** From the loss of the connection to the next 101. */
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  readonly mostMs: number;
 }
 
 export interface EntryTally {
@@ -69,7 +90,19 @@ interface Group {
   keepalivesAnswered: number;
   keepalivesSent: number;
   timer: NodeJS.Timeout | undefined;
+  returns: Returns | undefined;
   onNotified: (device: Device, verdict: 'accepted' | 'refused') => void;
+}
+
+interface Returns {
+  readonly plan: ReturnPlan;
+  away: number;
+  readonly gapsMs: number[];
+  readonly refusals: Record<string, number>;
+  mostRefusals: number;
+  readonly failures: Record<string, number>;
+  /** Not told yet by `returnedSince`. */
+  fresh: { readonly code: string; readonly atMs: number }[];
 }
 
 const groups = new Map<string, Group>();
@@ -89,6 +122,7 @@ function newGroup(plan: EntryPlan): Group {
     keepalivesAnswered: 0,
     keepalivesSent: 0,
     timer: undefined,
+    returns: undefined,
     onNotified: () => undefined,
   };
   groups.set(plan.group, group);
@@ -157,10 +191,11 @@ async function enter(plan: EntryPlan): Promise<EntryTally> {
     const options: DeviceOptions = {
       dialect: plan.dialect,
       port: plan.ports[i % plan.ports.length] as number,
-      localAddress: plan.localAddress,
+      localAddress: plan.sites === undefined ? plan.localAddress : siteAddress(i % plan.sites),
       template,
-      onLost: () => {
+      onLost: (device) => {
         group.lost++;
+        if (group.returns !== undefined) void comeBackAlone(device, group.returns);
       },
       onKeepaliveAnswered: () => {
         group.keepalivesAnswered++;
@@ -176,10 +211,75 @@ async function enter(plan: EntryPlan): Promise<EntryTally> {
   return await enterAll(group, devices);
 }
 
+/** 127.1.0.0 and up. */
+function siteAddress(site: number): string {
+  return `127.1.${site >> 8}.${site & 0xff}`;
+}
+
+async function comeBackAlone(device: Device, returns: Returns): Promise<void> {
+  const lostMs = performance.now();
+  returns.away++;
+  for (let refused = 0; ; ) {
+    await pause(Math.random() * returns.plan.withinMs);
+    const entry = await device.enter();
+    if (entry.status === 'in') break;
+    if (entry.status === 'refused') {
+      count(returns.refusals, String(entry.httpStatus));
+      returns.mostRefusals = Math.max(returns.mostRefusals, ++refused);
+    } else count(returns.failures, entry.cause);
+  }
+  returns.away--;
+  returns.gapsMs.push(performance.now() - lostMs);
+  returns.fresh.push({ code: device.identity.code, atMs: Date.now() });
+}
+
+/** Begins a new count. Devices that are on their way back under an earlier plan end under that one. */
+function returnWhenLost(plan: ReturnPlan): void {
+  groupOf(plan.group).returns = {
+    plan,
+    away: 0,
+    gapsMs: [],
+    refusals: {},
+    mostRefusals: 0,
+    failures: {},
+    fresh: [],
+  };
+}
+
+function returnsOf(name: string): Returns {
+  const { returns } = groupOf(name);
+  if (returns === undefined) throw new RangeError(`devices of ${name} do not come back by themselves`);
+  return returns;
+}
+
+function returns(name: string): ReturnTally {
+  const { away, gapsMs, refusals, mostRefusals, failures } = returnsOf(name);
+  const sorted = Float64Array.from(gapsMs).sort();
+  return {
+    away,
+    returned: gapsMs.length,
+    refusals,
+    mostRefusals,
+    failures,
+    p50Ms: percentile(sorted, 0.5),
+    p99Ms: percentile(sorted, 0.99),
+    mostMs: percentile(sorted, 1),
+  };
+}
+
+/** The devices that have come back since this was asked last; `atMs` by the clock of this machine. */
+function returnedSince(name: string): Returns['fresh'] {
+  const all = returnsOf(name);
+  const { fresh } = all;
+  all.fresh = [];
+  return fresh;
+}
+
 /** Cuts all devices of a group off at once. */
 function cut(name: string): void {
   const group = groupOf(name);
   clearInterval(group.timer);
+  group.returns = undefined;
   for (const device of group.devices) device.cut();
 }
 
@@ -262,7 +362,7 @@ async function notify(plan: NotifyPlan): Promise<NotifyTally> {
   return { sent, accepted, refused, notSent, elapsedMs: performance.now() - startedMs };
 }
 
-interface Counts {
+export interface Counts {
   readonly in: number;
   readonly lost: number;
   /** Calls that LAPI devices answered. */
@@ -276,7 +376,19 @@ function counts(name: string): Counts {
   return { in: devices.filter((device) => device.isIn).length, lost, called, keepalivesSent, keepalivesAnswered };
 }
 
-const verbs = { enter, cut, comeBack, forget, keepaliveOnce, keepaliveEvery, notify, counts };
+const verbs = {
+  enter,
+  cut,
+  comeBack,
+  forget,
+  keepaliveOnce,
+  keepaliveEvery,
+  notify,
+  counts,
+  returnWhenLost,
+  returns,
+  returnedSince,
+};
 export type DevicesVerbs = typeof verbs;
 
 answerAs(verbs);

@@ -5,8 +5,8 @@ import { randomBytes } from 'node:crypto';
 import { createConnection, type Socket } from 'node:net';
 import { percentile } from '../measure/spread.ts';
 import { answerAs } from '../worker/verbs.ts';
+import { textFrame } from './dialect.ts';
 import { nowUs, SENT_MARK } from './notification.ts';
-import { maskedHead } from './raw-frame.ts';
 
 export interface ListenPlan {
   /** Names these subscribers in later questions. */
@@ -18,6 +18,8 @@ export interface ListenPlan {
   readonly count: number;
   /** They read nothing once they are greeted. */
   readonly deaf?: boolean;
+  /** Of these devices only; may hold `*`. */
+  readonly devices?: string;
 }
 
 export interface ListenTally {
@@ -47,8 +49,9 @@ const CARRIED_BYTES = MARK.length + 20;
 /** The last message of a stream fits. */
 const ENDING = 1_024;
 const MAX_SAMPLES = 2_000_000;
-const WISH = '{"type":"subscribe","id":"s"}';
-const SUBSCRIBE = Buffer.concat([maskedHead(WISH.length), Buffer.from(WISH)]);
+/** A WebSocket from which nothing comes for a minute is closed: also one that reads nothing lives. */
+const LIFE = textFrame('{"type":"ping"}');
+const LIFE_MS = 10_000;
 const COMMA = 0x2c;
 const DIGIT_0 = 0x30;
 
@@ -67,16 +70,19 @@ class Listener {
   /** Of what has come last. */
   private ending = '';
   private isGreeted: boolean = false;
+  private readonly life: NodeJS.Timeout | undefined;
 
   constructor(plan: ListenPlan, isTimed: boolean, onGreeted: () => void) {
     this.plan = plan;
     this.isTimed = isTimed;
     this.onGreeted = onGreeted;
     this.socket = this.connect('');
+    if (plan.transport === 'websocket') this.life = setInterval(() => this.socket.write(LIFE), LIFE_MS);
   }
 
   close(): void {
     this.ended = true;
+    clearInterval(this.life);
     this.socket.destroy();
   }
 
@@ -99,7 +105,8 @@ class Listener {
     socket.on('close', () => this.over());
     const lines = ['Host: 127.0.0.1', plan.headers.trimEnd()];
     if (plan.transport === 'sse') {
-      socket.write(`GET /v1/events HTTP/1.1\r\n${lines.join('\r\n')}\r\n${resume}\r\n`);
+      const query = plan.devices === undefined ? '' : `?device=${plan.devices}`;
+      socket.write(`GET /v1/events${query} HTTP/1.1\r\n${lines.join('\r\n')}\r\n${resume}\r\n`);
       return socket;
     }
     const key = randomBytes(16).toString('base64');
@@ -109,9 +116,10 @@ class Listener {
   }
 
   private read(bytes: Buffer): void {
-    const { transport } = this.plan;
+    const { plan } = this;
+    const { transport } = plan;
     // Not before: what comes with the request is lost while the key is looked up.
-    if (transport === 'websocket' && bytes.includes('HTTP/1.1 101')) this.socket.write(SUBSCRIBE);
+    if (transport === 'websocket' && bytes.includes('HTTP/1.1 101')) this.socket.write(subscribeFrame(plan));
     if (!this.isGreeted && bytes.includes(transport === 'sse' ? 'id: ' : '"subscribed"')) {
       this.isGreeted = true;
       this.onGreeted();
@@ -124,7 +132,10 @@ class Listener {
   private over(): void {
     const cursor = /id: (\S+)\nevent: closed/.exec(this.ending)?.[1];
     this.ended ||= cursor === undefined;
-    if (this.ended) return;
+    if (this.ended) {
+      clearInterval(this.life);
+      return;
+    }
     this.resumed += 1;
     this.carried = Buffer.alloc(0);
     this.ending = '';
@@ -147,6 +158,11 @@ class Listener {
     }
     this.carried = Buffer.from(all.subarray(Math.max(done, all.length - CARRIED_BYTES)));
   }
+}
+
+function subscribeFrame({ devices }: ListenPlan): Buffer {
+  const filter = devices === undefined ? {} : { filter: { devices: [devices] } };
+  return textFrame(JSON.stringify({ type: 'subscribe', id: 's', ...filter }));
 }
 
 /** Calls back with the number behind each mark; answers the end of the last one that is whole. */
@@ -198,8 +214,9 @@ function tally(name: string): ListenTally {
   };
 }
 
+/** Of what has come since this was asked last. */
 function latency(name: string): ListenLatency {
-  const taken = Float64Array.from(groupOf(name)[0]?.takenMs ?? []).sort();
+  const taken = Float64Array.from(groupOf(name)[0]?.takenMs.splice(0) ?? []).sort();
   return { p50Ms: percentile(taken, 0.5), p99Ms: percentile(taken, 0.99) };
 }
 

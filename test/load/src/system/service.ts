@@ -13,6 +13,7 @@ import type { DeviceIdentity } from '../simulate/dialect.ts';
 const root = fileURLToPath(new URL('../../../../', import.meta.url));
 
 export interface ServiceProcess {
+  readonly name: string;
   readonly pid: number;
   readonly port: number;
   readonly probePort: number;
@@ -80,24 +81,23 @@ export class LapiSystem implements Metered {
   }
 
   async addEdge(): Promise<ServiceProcess> {
-    const name = `edge-${this.edges.length + 1}`;
-    const port = await freePort();
-    const edge = await this.startService('edge', name, port, {
-      LAPI_NODE_NAME: name,
-      LAPI_DEVICE_HOST: '127.0.0.1',
-      LAPI_DEVICE_PORT: String(port),
-      LAPI_NONCE_KEY: this.nonceKey,
-      // High, but not 0, which would switch the counting off that production pays for.
-      LAPI_CONNECTIONS_PER_ADDRESS: '100000',
-      ...this.options.edgeEnv,
-    });
+    const edge = await this.startEdge(`edge-${this.edges.length + 1}`, await freePort(), await freePort());
     this.edges.push(edge);
+    return edge;
+  }
+
+  /** On the same ports; the process must have ended. */
+  async restartEdge(index: number): Promise<ServiceProcess> {
+    const old = this.edges[index];
+    if (old === undefined) throw new RangeError(`no edge ${index}`);
+    const edge = await this.startEdge(old.name, old.port, old.probePort);
+    this.edges[index] = edge;
     return edge;
   }
 
   async addCommand(): Promise<ServiceProcess> {
     const port = await freePort();
-    const command = await this.startService('command', `command-${this.commands.length + 1}`, port, {
+    const command = await this.startService('command', `command-${this.commands.length + 1}`, port, await freePort(), {
       LAPI_API_HOST: '127.0.0.1',
       LAPI_API_PORT: String(port),
       LAPI_API_KEY: this.apiKey,
@@ -142,14 +142,21 @@ export class LapiSystem implements Metered {
   }
 
   /** The value of a metric of a process, over all its labels; 0 if there is none. */
-  async metric({ probePort }: ServiceProcess, name: string): Promise<number> {
-    const text = await (await fetch(`http://127.0.0.1:${probePort}/metrics`)).text();
+  async metric(service: ServiceProcess, name: string): Promise<number> {
     let sum = 0;
-    for (const line of text.split('\n')) {
-      const match = /^([a-zA-Z_:]+)(?:\{[^}]*\})? (\S+)/.exec(line);
-      if (match?.[1] === name) sum += Number(match[2]);
-    }
+    for (const [series, value] of await this.metrics(service)) if (series.replace(/\{.*/, '') === name) sum += value;
     return sum;
+  }
+
+  /** All of a process: name with labels → value. */
+  async metrics({ probePort }: ServiceProcess): Promise<ReadonlyMap<string, number>> {
+    const text = await (await fetch(`http://127.0.0.1:${probePort}/metrics`)).text();
+    const all = new Map<string, number>();
+    for (const line of text.split('\n')) {
+      const match = /^([a-zA-Z_:]+(?:\{[^}]*\})?) (\S+)/.exec(line);
+      if (match !== null) all.set(match[1] as string, Number(match[2]));
+    }
+    return all;
   }
 
   async stop(): Promise<void> {
@@ -163,13 +170,25 @@ export class LapiSystem implements Metered {
     return path.join(this.dir, 'profiles.json');
   }
 
+  private startEdge(name: string, port: number, probePort: number): Promise<ServiceProcess> {
+    return this.startService('edge', name, port, probePort, {
+      LAPI_NODE_NAME: name,
+      LAPI_DEVICE_HOST: '127.0.0.1',
+      LAPI_DEVICE_PORT: String(port),
+      LAPI_NONCE_KEY: this.nonceKey,
+      // High, but not 0, which would switch the counting off that production pays for.
+      LAPI_CONNECTIONS_PER_ADDRESS: '100000',
+      ...this.options.edgeEnv,
+    });
+  }
+
   private async startService(
     service: 'edge' | 'command',
     name: string,
     port: number,
+    probePort: number,
     env: Readonly<Record<string, string>>,
   ): Promise<ServiceProcess> {
-    const probePort = await freePort();
     const running = await startProcess({
       name,
       args: [...nodeArgs, `${root}services/${service}/dist/main.js`],
@@ -180,12 +199,13 @@ export class LapiSystem implements Metered {
         LAPI_PROBE_PORT: String(probePort),
         LAPI_PROFILES_FILE: this.profilesFile,
         LAPI_DRAIN_SECONDS: '1',
+        LAPI_DRAIN_DELAY_SECONDS: '0',
         LAPI_LOG_LEVEL: 'warn',
         ...env,
       },
       ready: () => undefined,
       probe: async () => ((await fetch(`http://127.0.0.1:${probePort}/readyz`)).ok ? true : undefined),
     });
-    return { pid: running.pid, port, probePort, running };
+    return { name, pid: running.pid, port, probePort, running };
   }
 }

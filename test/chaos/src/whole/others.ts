@@ -1,0 +1,52 @@
+/** V13: what devices notice that a fault does not touch. Direct calls to them, made while it lasts, beside those of the time before: how many,
+ *  how many without an answer, how long the broker took. Pure. Told, not judged: the machine of a run is shared with all else that runs on it. */
+
+import { tracesOf } from '../history/checker.ts';
+import type { EntryOf, History } from '../history/history.ts';
+
+export interface Served {
+  readonly calls: number;
+  readonly errors: number;
+  /** Without the time that the device itself took. */
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
+
+export function servedIn(history: History): { readonly before: Served; readonly during: Served } {
+  const ends = new Map<number, number>();
+  const begins: EntryOf<'disturb.begin'>[] = [];
+  const lastMs = history.entries.at(-1)?.atMs ?? 0;
+  for (const entry of history.entries) {
+    if (entry.kind === 'disturb.begin') begins.push(entry);
+    else if (entry.kind === 'disturb.end') ends.set(entry.disturbance, entry.atMs);
+  }
+  const spans = begins.map(({ atMs, disturbance, devices }) => ({
+    fromMs: atMs,
+    toMs: ends.get(disturbance) ?? lastMs,
+    devices: devices === undefined ? undefined : new Set(devices),
+  }));
+  const firstMs = Math.min(...spans.map(({ fromMs }) => fromMs));
+  const here = new Map<string, number>();
+  for (const entry of history.entries)
+    if (entry.kind === 'socket.open' && !here.has(entry.device)) here.set(entry.device, entry.atMs);
+  const calls = tracesOf(history).flatMap(({ command, acceptedFromMs, acceptedByMs, ids }) => {
+    const { mode, reaction, device, timeoutMs } = command;
+    if (mode !== 'direct' || reaction.kind !== 'answer' || reaction.afterMs >= timeoutMs) return [];
+    // One that never came, or had not yet.
+    if ((here.get(device) ?? Number.POSITIVE_INFINITY) > acceptedFromMs) return [];
+    const ms = ids.size > 0 ? acceptedByMs - acceptedFromMs - reaction.afterMs : undefined;
+    return [{ device, fromMs: acceptedFromMs, ms }];
+  });
+  const before = calls.filter(({ fromMs }) => fromMs < firstMs);
+  const during = calls.filter(({ device, fromMs }) => {
+    const around = spans.filter((span) => span.fromMs <= fromMs && fromMs <= span.toMs);
+    return around.length > 0 && around.every(({ devices }) => devices !== undefined && !devices.has(device));
+  });
+  return { before: sum(before), during: sum(during) };
+}
+
+function sum(calls: readonly { readonly ms: number | undefined }[]): Served {
+  const answered = calls.flatMap(({ ms }) => ms ?? []).sort((a, b) => a - b);
+  const at = (share: number): number => Math.max(0, Math.round(answered[Math.ceil(answered.length * share) - 1] ?? 0));
+  return { calls: calls.length, errors: calls.length - answered.length, p50Ms: at(0.5), p99Ms: at(0.99) };
+}
