@@ -191,7 +191,7 @@ export const LIMITS = {
   /** Key look-ups under way at once; a flood of unknown keys is refused beyond it instead of piling up. */
   keyLookUps: 256,
   /** Devices turned offline per shard and step when a node died. */
-  reapBatch: 500,
+  reapBatch: 250,
   /** Between two looks at the node directory. */
   directoryMs: 1_000,
   /** A directory older than this answers nothing any more. */

@@ -285,8 +285,8 @@ function readPeers(text: string): readonly string[] {
   return urls
     .filter((url) => url !== '')
     .map((url) => {
-      const { protocol, port, origin } = new URL(url);
-      if (protocol !== 'http:' || port === '') throw new TypeError(`${url}: http://host:port is expected`);
+      const { protocol, origin } = new URL(url);
+      if (protocol !== 'http:' || !/:\d+\/?$/.test(url)) throw new TypeError(`${url}: http://host:port is expected`);
       return origin;
     });
 }

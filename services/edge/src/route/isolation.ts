@@ -127,7 +127,9 @@ async function addressesOf(base: string, overdue: Promise<[]>): Promise<string[]
   const url = new URL(base);
   const resolving = lookup(url.hostname.replace(/^\[|\]$/g, ''), { all: true }).catch(() => []);
   const found = await Promise.race([resolving, overdue]);
-  return found.map(({ address, family }) => `${url.protocol}//${family === 6 ? `[${address}]` : address}:${url.port}`);
+  return found.map(
+    ({ address, family }) => `${url.protocol}//${family === 6 ? `[${address}]` : address}:${url.port || '80'}`,
+  );
 }
 
 async function isReady(base: string, nodeName: string, signal: AbortSignal): Promise<'ready' | 'not ready' | 'self'> {

@@ -184,6 +184,19 @@ test('a session that is leaving and was released is not claimed again by a check
   await ownership.stop();
 });
 
+test('a stop repeats every release that the store did not take, not only a batch of them (I8)', async () => {
+  const { registry, ownership } = await node();
+  const release = vi.spyOn(registry, 'release').mockRejectedValue(new Error('store away'));
+  const epoch = 1 as Epoch;
+  const codes = Array.from({ length: 450 }, (_, i) => `D${i}` as DeviceCode);
+  await Promise.all(
+    codes.map((code) => ownership.releaseClaim({ code, node: ownership.node, epoch, reason: 'draining' })),
+  );
+  release.mockReset().mockResolvedValue({ status: 'released' });
+  await ownership.stop();
+  expect(new Set(release.mock.calls.map(([{ code }]) => code))).toEqual(new Set(codes));
+});
+
 test('a session is written to only under the incarnation that claimed it (I3)', async () => {
   const { ownership, claim, open } = await node();
   const session = open('one' as SessionId, await claim('one' as SessionId), ownership.node);

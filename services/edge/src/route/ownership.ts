@@ -148,7 +148,7 @@ export class Ownership implements Part {
   async stop(): Promise<void> {
     clearInterval(this.timer);
     this.timer = undefined;
-    await this.repeatReleases().catch((error: unknown) => this.options.log.warn({ err: error }, 'release.given_up'));
+    await this.repeatAllReleases().catch((error: unknown) => this.options.log.warn({ err: error }, 'release.given_up'));
     const wasHeld = this.state === 'held';
     this.state = 'left';
     this.fence.lapse();
@@ -326,6 +326,12 @@ export class Ownership implements Part {
     if (this.state === 'lapsed') this.current = this.nextIncarnation();
     await this.join();
     this.checkDue = true;
+  }
+
+  /** Until none is left, or the store does not take one: what stays would be told as lost with the node. */
+  private async repeatAllReleases(): Promise<void> {
+    do await this.repeatReleases();
+    while (this.releases.size > 0);
   }
 
   private async repeatReleases(): Promise<void> {
