@@ -1,5 +1,5 @@
 /** Runs one of our programs with the pinned Node after building it: `node scripts/run.mjs <entry in dist> [its arguments]`.
- *  Used by `npm run fleet` and `npm run load`. The program keeps the terminal; its exit code becomes ours. */
+ *  Used by `npm run fleet`, `load`, `chaos`, `soak` and `fuzz`. The program keeps the terminal; its exit code becomes ours. */
 
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';

@@ -188,6 +188,11 @@ ${table(
       'all processes',
       'the smallest value wins, because every writer trims',
     ],
+    [
+      '`LAPI_COMMAND_KEEP_SECONDS`, `LAPI_TIMELINE_SECONDS`',
+      'all processes',
+      'how long a record is kept depends on which process wrote it last',
+    ],
   ],
 )}
 

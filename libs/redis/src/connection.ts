@@ -208,7 +208,7 @@ function roleOptions(role: ConnectionRole, commandTimeoutMs: number) {
     ...(blocks || waits ? {} : { commandTimeout: commandTimeoutMs }),
     enableAutoPipelining: role === 'state',
     // In an automatic pipeline a command waits for the answers of the pipeline before: these are batched by their callers, or answer at length.
-    autoPipeliningIgnoredCommands: ['publish', 'spublish', 'xadd', 'xrange', 'evalsha'],
+    autoPipeliningIgnoredCommands: ['publish', 'spublish', 'xadd', 'xrange', 'evalsha', 'getdel'],
   } satisfies ServerOptions;
 }
 

@@ -30,8 +30,17 @@ async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
-    options: { inputs: { type: 'string' }, seed: { type: 'string' }, first: { type: 'string' } },
+    options: {
+      inputs: { type: 'string' },
+      seed: { type: 'string' },
+      first: { type: 'string' },
+      help: { type: 'boolean' },
+    },
   });
+  if (values.help === true || positionals.includes('list')) {
+    say(HELP);
+    return 0;
+  }
   const chosen =
     positionals.length === 0 || positionals.includes('all')
       ? TARGETS
@@ -39,15 +48,9 @@ async function run(args: readonly string[]): Promise<number> {
   const seed = countOf(values.seed, 1);
   const first = countOf(values.first, 0);
   const inputs = countOf(values.inputs, 0);
-  if (
-    positionals.includes('list') ||
-    chosen.length === 0 ||
-    seed === undefined ||
-    first === undefined ||
-    inputs === undefined
-  ) {
+  if (chosen.length === 0 || seed === undefined || first === undefined || inputs === undefined) {
     process.stderr.write(HELP);
-    return positionals.includes('list') ? 0 : 2;
+    return 2;
   }
   const stopping = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stopping.abort());

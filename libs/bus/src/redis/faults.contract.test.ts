@@ -6,7 +6,9 @@ import {
   closeConnection,
   createKeyspace,
   type Keyspace,
+  nodeFor,
   openConnection,
+  parcelKey,
   RedisClock,
   type RedisConnection,
   ready,
@@ -15,6 +17,7 @@ import {
 import { afterEach, expect, test } from 'vitest';
 import { devicesOf, eventOf } from '../contract/event-stream.ts';
 import { compareEntryIds, type EntryId, entryNumber, type StreamEntry, ZERO_ID } from '../event-stream.ts';
+import { parcelSlip } from './parcel.ts';
 import { RedisEventStream } from './redis-event-stream.ts';
 import { RedisPubSub } from './redis-pubsub.ts';
 
@@ -161,6 +164,18 @@ test('frames of foreign and cut batches are counted and dropped; the next batch 
   await waitFor(() => ear.frames.length === 1, within(2000, 'the good frame'));
   expect(ear.frames).toEqual(['good']);
   expect(pubsub.counts.droppedBatches).toBe(3);
+});
+
+test('a full Redis takes no large frame, and says so at once; small ones go on', async () => {
+  const redis = await startRedis();
+  const pubsub = openPubSub(await connect(redis));
+  const ear = await listen(pubsub, 'lapi:test');
+  await redis.command('CONFIG', 'SET', 'maxmemory', 1);
+  expect(await pubsub.publish('lapi:test', Buffer.alloc(2 ** 20))).toEqual({ status: 'not_sent' });
+  expect(await pubsub.publish('lapi:test', Buffer.from('small'))).toEqual({ status: 'published', receivers: 1 });
+  await waitFor(() => ear.frames.length > 0, within(5_000, 'the small frame'));
+  expect(ear.frames).toEqual(['small']);
+  expect(pubsub.counts.waitingBytes).toBe(0);
 });
 
 test('a subscription that closes while frames are on their way hears them first', async () => {
@@ -413,6 +428,16 @@ test('a slot that moves under load takes channel and stream along, in order and 
   expect(heard).toEqual(Array.from({ length: seq }, (_, i) => i));
   expect(await stream.bounds(shard)).toMatchObject({ added: seq, length: seq });
   expect(await pubsub.publish(channel, Buffer.from('x'))).toEqual({ status: 'published', receivers: 1 });
+
+  // A reader that has not heard of a move fetches a large frame all the same.
+  const inbox = await listen(pubsub, 'lapi:inbox:e1');
+  const parcel = parcelKey('lapi:inbox:e1', 'moved');
+  await state.set(parcel, '\0\0\0\x05large');
+  await moveSlot(cluster.masters, parcel);
+  const owner = nodeFor(state, 'lapi:inbox:e1');
+  expect(await owner?.spublish('lapi:inbox:e1', parcelSlip('moved'))).toBe(1);
+  await waitFor(() => inbox.frames.length > 0, within(5_000, 'the large frame'));
+  expect(inbox.frames).toEqual(['large']);
 });
 
 interface Server {

@@ -3,11 +3,13 @@
  *  Bounded: what waits to be left by the bytes that a publisher may hold, what waits to be fetched by number; a further one is given up, as one is
  *  that lies there no more. Redis away: given up after the time-out of a command. */
 
-import { keep, type NodeConnection, nodeFor, type RedisConnection } from '@lapi-broker/redis';
+import { keep, type NodeConnection, type RedisConnection } from '@lapi-broker/redis';
 
 /** Where a batch has the length of its first frame: no frame is so long. */
 const MARK = 0xffff_ffff;
 const MARK_BYTES = 4;
+/** Of a foreign slip nothing longer is made a key. */
+const MAX_SLIP_BYTES = 64;
 const MAX_WAITING = 1_024;
 /** How long it lies there; what it belongs to has a deadline anyway. */
 const KEPT_SECONDS = 30;
@@ -22,7 +24,7 @@ export function parcelSlip(id: string): Buffer {
 
 /** The id in a slip; undefined for a publication that holds frames itself. */
 export function parcelIn(bytes: Buffer): string | undefined {
-  if (bytes.length <= MARK_BYTES || bytes.readUInt32BE(0) !== MARK) return undefined;
+  if (bytes.length <= MARK_BYTES || bytes.length > MAX_SLIP_BYTES || bytes.readUInt32BE(0) !== MARK) return undefined;
   return bytes.toString('utf8', MARK_BYTES);
 }
 
@@ -49,7 +51,8 @@ export class ParcelDesk {
     this.#waiting++;
     const fetched = this.#lastFetched.then(async () => {
       try {
-        return (await nodeFor(this.#state, key)?.getdelBuffer(key)) ?? undefined;
+        // Follows a slot that has moved: the server that says so has done nothing.
+        return (await this.#state.getdelBuffer(key)) ?? undefined;
       } catch {
         return undefined; // Its sender hears nothing, as with every frame that is lost on its way.
       } finally {

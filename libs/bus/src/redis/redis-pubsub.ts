@@ -24,7 +24,7 @@ import {
   refreshTopology,
   withDeadline,
 } from '@lapi-broker/redis';
-import type { Frame } from '../batch.ts';
+import { batchedBytes, type Frame } from '../batch.ts';
 import { deferred } from '../deferred.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { type Batch, NOT_SENT, Publisher, type PublisherLimits } from '../publisher.ts';
@@ -159,8 +159,9 @@ export class RedisPubSub implements PubSub {
 
   #sendAll(batches: readonly Batch[]): void {
     const corked = new Set<NodeConnection>();
+    const inChannelBytes = batchedBytes({ length: this.#limits.parcelBytes });
     for (const batch of batches) {
-      if (batch.content.used > this.#limits.parcelBytes && batch.content.frames === 1) {
+      if (batch.content.used > inChannelBytes && batch.content.frames === 1) {
         void this.#sendParcel(batch);
         continue;
       }

@@ -47,7 +47,7 @@ const ENDS: Record<OfflineReason, Cause> = {
     remedy: REACH,
   },
   node_lost: { text: 'the node that held its connection died', remedy: BY_ITSELF },
-  draining: { text: 'the node that held its connection was stopped on purpose', remedy: BY_ITSELF },
+  draining: { text: 'the node that held its connection was stopped or drained on purpose', remedy: BY_ITSELF },
   rebalanced: { text: 'its node had more devices than the others and let it go', remedy: BY_ITSELF },
   isolated: { text: 'its node alone had lost the store and let it go', remedy: BY_ITSELF },
   disconnected: { text: 'somebody ended its session over the API', remedy: BY_ITSELF },
