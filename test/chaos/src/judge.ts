@@ -56,6 +56,23 @@ export function judge({ commands, events, presence, whole }: Findings): Violatio
   ];
 }
 
+/** What no number of failovers excuses, wherever a run was disturbed. */
+const ALWAYS = new Set(['V1', 'V2', 'V3', 'V6', 'V8', 'V11', 'V14']);
+
+/** Of a run in which the store failed over unasked. */
+export function standing(findings: Findings): Violation[] {
+  const { readers, entries } = findings.events;
+  const violations = judge({ ...findings, events: { readers, entries, rewinds: true } });
+  return violations.filter(({ check: name }) => ALWAYS.has(name));
+}
+
+/** What holds also where a fault is beyond the promises: they are about what the store forgets. */
+const BEYOND = new Set(['V8', 'V12', 'V14', 'alive', 'enough']);
+
+export function counted(violations: readonly Violation[], isBeyond: boolean): readonly Violation[] {
+  return isBeyond ? violations.filter(({ check: name }) => BEYOND.has(name)) : violations;
+}
+
 function evidenceOf(history: History, violation: CommandViolation): readonly Entry[] {
   const markers = new Set(violation.markers);
   const commands = new Map([...history.commands].filter(([marker]) => markers.has(marker)));

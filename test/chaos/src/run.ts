@@ -11,14 +11,16 @@ import { ORDERED, Reading, readersOf } from './event/reading.ts';
 import { Sender } from './event/sender.ts';
 import type { Fault, Stage } from './fault/fault.ts';
 import { type History, Recorder } from './history/history.ts';
-import { judge, type Violation } from './judge.ts';
+import { judge, standing, type Violation } from './judge.ts';
 import { Chance } from './random.ts';
 import { Rig, type StoreKind } from './rig.ts';
 import { type Mix, planRun } from './traffic/plan.ts';
 import { Platform } from './traffic/platform.ts';
 import { Witness } from './traffic/witness.ts';
 import { Canaries, lookEverywhere, storeDirs } from './whole/canary.ts';
+import { checkEnough } from './whole/enough.ts';
 import { checkFootprint, type Footprint, takeFootprint } from './whole/footprint.ts';
+import { checkServed } from './whole/others.ts';
 import { type Connection, checkPresenceEvents, type PresenceViolation, PresenceWatch } from './whole/presence.ts';
 
 const EDGES = 2;
@@ -98,7 +100,7 @@ export async function runFault(options: RunOptions): Promise<RunResult> {
   }
 }
 
-/** The store did by itself what only the fault should do: what the run shows is not about the fault. */
+/** The store did by itself what only the fault should do, and nothing that holds all the same was broken: the run shows nothing about the fault. */
 export class MachineTooBusy extends Error {}
 
 class Run {
@@ -228,7 +230,7 @@ class Run {
     );
     this.#options.signal?.throwIfAborted();
     const tookOver = (await rig.takeOvers()) - takeOvers;
-    if (tookOver > (fault.rewinds === true ? 1 : 0)) throw new MachineTooBusy(`${tookOver} times, a replica took over`);
+    const isSpoiled = tookOver > (fault.rewinds === true ? 1 : 0);
     const connections = this.#connections();
     await lookEverywhere(rig, dirs, this.#canaries);
     const { after, violations: left } = await this.#untilSettled(before);
@@ -237,12 +239,21 @@ class Run {
       ...last.violations,
       ...checkPresenceEvents(this.#events, ORDERED, connections),
     ];
+    const unfinished = this.#senders.filter(({ done }) => !done).map(({ code }) => code);
+    const seen = { commands: this.#commands, events: this.#events };
     const findings = {
-      commands: this.#commands,
-      events: this.#events,
+      ...seen,
       presence,
-      whole: [...left, ...this.#canaries.leaks, ...this.#unclean()],
+      whole: [
+        ...left,
+        ...this.#canaries.leaks,
+        ...this.#unclean(),
+        ...checkEnough({ ...seen, unfinished, fault }),
+        ...checkServed(this.#commands),
+      ],
     };
+    const violations = isSpoiled ? standing(findings) : judge(findings);
+    if (isSpoiled && violations.length === 0) throw new MachineTooBusy(`${tookOver} times, a replica took over`);
     return {
       commands: this.#commands,
       events: this.#events,
@@ -250,7 +261,7 @@ class Run {
       before,
       after,
       logs: rig.started.map((process) => ({ name: process.name, lines: process.lines() })),
-      violations: judge(findings),
+      violations,
       tookMs,
     };
   }

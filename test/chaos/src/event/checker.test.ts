@@ -296,6 +296,24 @@ test.each(MUTANTS)('%s breaks %s for %s', (_what, check, reader, script) => {
   expect(script().found()).toContain(`${check} ${reader}`);
 });
 
+test('gaps excuse as many numbers that nobody has seen as they count, in the shard of the device, also after a failover', () => {
+  const lost = (numbers: number, shard = SHARD): readonly string[] => {
+    const script = good();
+    script.rewinds = true;
+    for (let i = 0; i < numbers; i++) script.send(5 + i);
+    for (const reader of script.readers.keys()) script.gap(reader, 14, 16, 1, shard);
+    return script.found();
+  };
+  expect(lost(1)).toEqual([]);
+  expect(lost(2)).toEqual(['V7 ordered', 'V7 unordered', 'V7 live']);
+  expect(lost(1, '04')).toEqual(['V7 ordered', 'V7 unordered', 'V7 live']);
+});
+
+test('a number of a device that sent nothing is found on the live stream too', () => {
+  const script = new Script().receive('live', { number: 1, place: 1 });
+  expect(script.rest().found()).toEqual(['V8 live']);
+});
+
 test('a failover forgives doubles and counts, and nothing else', () => {
   const script = good();
   script.rewinds = true;

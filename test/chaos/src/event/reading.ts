@@ -16,6 +16,8 @@ const FORGETS = 0.002;
 const BEGIN_MS = 30_000;
 /** A flow that stands still for so long will not go on. */
 const STILL_MS = 45_000;
+/** One that moves without end, such as refusals of the same event, has this long. */
+const MOST_MS = 240_000;
 const LOOK_MS = 200;
 
 export const ORDERED = 'ordered';
@@ -135,13 +137,14 @@ export class Reading {
   async #untilStill(isDone: () => boolean | Promise<boolean>): Promise<void> {
     const { entries } = this.#recorder;
     let seen = -1;
-    let movedMs = performance.now();
+    const beganMs = performance.now();
+    let movedMs = beganMs;
     while (!this.#signal.aborted && !(await isDone())) {
       if (entries.length !== seen) {
         seen = entries.length;
         movedMs = performance.now();
       }
-      if (performance.now() - movedMs > STILL_MS) return;
+      if (performance.now() - movedMs > STILL_MS || performance.now() - beganMs > MOST_MS) return;
       await sleep(LOOK_MS, undefined, { signal: this.#signal }).catch(() => undefined);
     }
   }

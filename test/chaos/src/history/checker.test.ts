@@ -163,7 +163,7 @@ describe('a good history has no violation', () => {
 
   test('a repeatable command that was received once, waited for its next attempt, and expired as perhaps executed', () => {
     const history = new Script()
-      .plan('a', { method: 'GET', maxAttempts: 3 })
+      .plan('a', { method: 'GET', maxAttempts: 3, ttlMs: 40 })
       .submitted(10, 'a')
       .received(20, 'a')
       .viewed(60, 'a', seen('expired', 'maybe', 55, { attempts: 1 }));
@@ -258,7 +258,7 @@ describe('V2', () => {
 describe('V3', () => {
   test('a once-only command is said to have expired, and perhaps to have been executed', () => {
     const history = new Script()
-      .plan('a', { method: 'PUT', maxAttempts: 1 })
+      .plan('a', { method: 'PUT', maxAttempts: 1, ttlMs: 40 })
       .submitted(10, 'a')
       .viewed(60, 'a', seen('expired', 'maybe', 55, { attempts: 1 }));
     expectOnly(history, 'V3', /expired, but executed maybe/);
@@ -266,7 +266,7 @@ describe('V3', () => {
 
   test('a repeatable command that was received and then expired denies it', () => {
     const history = new Script()
-      .plan('a', { method: 'GET', maxAttempts: 3 })
+      .plan('a', { method: 'GET', maxAttempts: 3, ttlMs: 40 })
       .submitted(10, 'a')
       .received(20, 'a')
       .viewed(60, 'a', seen('expired', 'no', 55, { attempts: 1 }));
@@ -523,5 +523,101 @@ describe('V11', () => {
       .received(25, 'b')
       .answered(26, 'b');
     expectOnly(history.viewed(40, 'b', seen('succeeded', 'yes', 35)), 'V11', /two commands have the id one/);
+  });
+});
+
+describe('what a disturbance does not excuse', () => {
+  test('V3: received by another device, or without having been submitted', () => {
+    const elsewhere = new Script().plan('a').submitted(10, 'a').received(20, 'a', 1, OTHER).answered(30, 'a');
+    expectOnly(elsewhere.viewed(40, 'a', seen('succeeded', 'yes', 35)), 'V3', /received by other/);
+    expectOnly(new Script().plan('a').received(20, 'a'), 'V3', /not submitted before/);
+  });
+
+  test('V3: a repeatable command was received again after cancelling was confirmed, or after its end', () => {
+    const repeatable = { method: 'GET', maxAttempts: 3 } as const;
+    const history = new Script().plan('a', repeatable).submitted(10, 'a').received(20, 'a');
+    history.at(500, { kind: 'cancel.ok', marker: 'a' }).viewed(600, 'a', seen('cancelled', 'maybe', 500));
+    expect(found(history)).toEqual([]);
+    expectOnly(history.received(4_000, 'a'), 'V3', /received after it had ended/);
+    expectOnly(
+      new Script()
+        .done(10, 'b', repeatable)
+        .received(4_000, 'b')
+        .viewed(4_100, 'b', seen('succeeded', 'yes', 72, { attempts: 2 })),
+      'V3',
+      /received after it had ended/,
+    );
+  });
+
+  test('V3: cancelled, and nobody asked; failed, and perhaps executed', () => {
+    const cancelled = new Script().plan('a').submitted(10, 'a');
+    expectOnly(cancelled.viewed(40, 'a', seen('cancelled', 'no', 35)), 'V3', /nobody asked/);
+    const failed = new Script().plan('a').submitted(10, 'a').received(20, 'a');
+    expectOnly(failed.viewed(40, 'a', seen('failed', 'maybe', 35)), 'V3', /failed, but executed maybe/);
+  });
+
+  test('V4: given up, or expired before its time, although nothing was wrong', () => {
+    const failed = new Script().opened(0).plan('a').submitted(10, 'a');
+    expectOnly(failed.viewed(40, 'a', seen('failed', 'no', 35)), 'V4', /given up/);
+    const early = new Script().plan('a').submitted(10, 'a');
+    expectOnly(early.viewed(4_000, 'a', seen('expired', 'no', 3_900)), 'V4', /expired -\d+ ms after/);
+  });
+
+  test('V4: still open when the run ends, though its bound was put off beyond that', () => {
+    const history = new Script().disturbed(0, 45_000, true).plan('a', { ttlMs: 1_000 }).submitted(46_000, 'a');
+    expectOnly(history.viewed(60_000, 'a', seen('queued', undefined)), 'V4', /still queued at the end/);
+  });
+
+  test('V4: what ended before a command was accepted, overlaps, or leaves the store alone, gives it no more time', () => {
+    const late = (history: Script): Script =>
+      history
+        .plan('a', { ttlMs: 1_000 })
+        .submitted(40_000, 'a')
+        .viewed(80_000, 'a', seen('expired', 'no', 75_000));
+    const before = new Script().disturbed(0, 35_000, true);
+    expectOnly(late(before), 'V4', /ended expired \d+ ms after/);
+    const aside = new Script().disturbed(0, 1, false);
+    aside.at(39_000, { kind: 'disturb.begin', disturbance: 9, what: 'a pause', blurs: false, devices: undefined });
+    expectOnly(late(aside), 'V4', /ended expired \d+ ms after/);
+    const twice = new Script();
+    for (const disturbance of [1, 2, 3]) {
+      twice.at(30_000, { kind: 'disturb.begin', disturbance, what: 'a cut', blurs: true, devices: undefined });
+    }
+    late(twice);
+    for (const disturbance of [1, 2, 3]) {
+      twice.at(81_000, { kind: 'disturb.end', disturbance });
+      const end = twice.entries.find((entry) => entry.kind === 'disturb.end' && entry.disturbance === disturbance);
+      if (end !== undefined) Object.assign(end, { atMs: 50_000 });
+    }
+    expectOnly(late(twice), 'V4', /ended expired \d+ ms after/);
+  });
+
+  test('V4: an end that is said to have been in time, and was not there yet when it was read later', () => {
+    const history = new Script().plan('a', { ttlMs: 1_000 }).submitted(10, 'a');
+    history.viewed(40_000, 'a', seen('queued', undefined)).viewed(41_000, 'a', seen('expired', 'no', 1_100));
+    expectOnly(history, 'V4', /still queued 38985 ms after its deadline/);
+  });
+
+  test('V5: a command that waited through a fault, and was sent long after it', () => {
+    const sent = (sentMs: number): Script =>
+      new Script()
+        .disturbed(0, 5_000, true)
+        .plan('a')
+        .submitted(4_000, 'a')
+        .viewed(sentMs + 600, 'a', seen('unknown', 'maybe', sentMs + 500, { sentAtMs: WALL_MS + sentMs }));
+    expect(found(sent(20_000))).toEqual([]);
+    expectOnly(sent(40_000), 'V5', /although its device answers/);
+  });
+
+  test('V5: a direct call that a drain made uncertain; one whose service died is excused', () => {
+    const called = (devices: readonly string[] | undefined): Script =>
+      new Script()
+        .at(5, { kind: 'disturb.begin', disturbance: 1, what: 'a drain', blurs: false, devices })
+        .plan('a', { mode: 'direct' })
+        .at(10, { kind: 'submit.invoke', marker: 'a', call: 1 })
+        .received(20, 'a')
+        .at(5_100, { kind: 'submit.ok', marker: 'a', call: 1, id: 'id-a', view: seen('timed_out', 'maybe') });
+    expectOnly(called([DEVICE]), 'V5', /although its device answers/);
+    expect(found(called(undefined))).toEqual([]);
   });
 });

@@ -3,11 +3,12 @@
  *  V1   a marker that must not be repeated was received at most once; others at most `maxAttempts` times, and never oftener than counted (I7)
  *  V2   after the first receipt on a socket none on an older one of the same device; a direct call may still reach the older one until its node
  *       has been told of the newer (I1, I3)
- *  V3   succeeded: received, and answered with success before; executed no, refused or cancelled: never received (I4)
- *  V4   every accepted command ends in time, stays readable, and its end changes only by a late answer; nothing expires beside an
- *       undisturbed device that is there, or waits long for it while its lane is free (I4)
- *  V5   `unknown` and `timed_out` have a cause: the device did not answer in time, or a disturbance that may blur; at most one command per
- *       lane and disturbance; a late answer is recorded (I4)
+ *  V3   succeeded: received, and answered with success before; executed no, refused or cancelled: never received; received by its own device
+ *       only, after it was submitted, and not after it ended (I4)
+ *  V4   every accepted command ends in time, stays readable, and its end changes only by a late answer; nothing expires early, is given up or
+ *       expires beside an undisturbed device that is there, or waits long for it while its lane is free (I4)
+ *  V5   `unknown` and `timed_out` have a cause: the device did not answer in time, or a disturbance that may blur, soon before it was sent or
+ *       while it was out; at most one command per lane and disturbance; a late answer is recorded (I4)
  *  V6   in one lane, what was accepted later is first received after the last receipt of what was accepted earlier, and when that has been
  *       answered or given up (I6, a window of one)
  *  V11  one id per key, one command per id (I4.3)
@@ -42,6 +43,8 @@ export interface Trace {
   readonly acceptedByMs: number;
   /** Every submit was answered with a certain no. */
   readonly refused: boolean;
+  /** Somebody asked for it. */
+  readonly cancelling: boolean;
   readonly cancelled: boolean;
   readonly receipts: readonly EntryOf<'receive'>[];
   readonly answers: readonly EntryOf<'answer'>[];
@@ -91,6 +94,7 @@ export function check(history: History): Violation[] {
     ...scene.traces.flatMap((trace) => [
       ...checkRepetition(trace),
       ...checkTruth(trace),
+      ...checkReceipts(trace, scene),
       ...checkEnd(trace, scene),
       ...checkUncertain(trace, scene),
     ]),
@@ -134,7 +138,23 @@ function checkRepetition({ command, receipts, views }: Trace): Violation[] {
   return violations;
 }
 
-function checkTruth({ command, receipts, answers, views, refused, cancelled }: Trace): Violation[] {
+/** Where and when a command may be received at all, whatever is said of it. */
+function checkReceipts(trace: Trace, scene: Scene): Violation[] {
+  const { command, receipts, views, acceptedFromMs } = trace;
+  const { marker, device } = command;
+  const found = (what: string): Violation => ({ check: 'V3', device, markers: [marker], what });
+  const endedMs = views.find(({ view }) => view !== undefined && isEnded(view.state))?.atMs;
+  return receipts.flatMap((receipt): Violation[] => {
+    const { atMs } = receipt;
+    if (receipt.device !== device) return [found(`received by ${receipt.device}`)];
+    if (atMs < acceptedFromMs) return [found('received, but not submitted before')];
+    // What is in a line that stands still arrives later.
+    if (endedMs === undefined || atMs < endedMs + SLACK_MS || command.mode !== 'queue') return [];
+    return disturbing(scene, device, acceptedFromMs, atMs).length > 0 ? [] : [found('received after it had ended')];
+  });
+}
+
+function checkTruth({ command, receipts, answers, views, refused, cancelling, cancelled }: Trace): Violation[] {
   const { marker, device } = command;
   const violations: Violation[] = [];
   const found = (what: string): void => void violations.push({ check: 'V3', device, markers: [marker], what });
@@ -152,6 +172,10 @@ function checkTruth({ command, receipts, answers, views, refused, cancelled }: T
     told.add(statement);
     if (cancelled && state !== 'cancelled') found(`cancelling was confirmed, but it ended ${state}`);
     if (executed === undefined) found(`ended ${state} without saying whether it was executed`);
+    if (state === 'cancelled' && !cancelling) found('cancelled, and nobody asked for it');
+    if (state === 'failed' && executed === 'maybe' && command.mode === 'queue' && !isRepeatable) {
+      found('failed, but executed maybe');
+    }
     if (executed === 'no' && receipts.length > 0) found(`ended ${state}, executed no, but received`);
     if (executed === 'yes' && !answers.some((answer) => answer.atMs <= atMs)) {
       found(`ended ${state}, executed yes, but the device had not answered`);
@@ -196,15 +220,23 @@ function checkEnd(trace: Trace, scene: Scene): Violation[] {
   for (const change of changes) found(change);
   if (last === undefined) return violations;
   const deadlineMs = acceptedByMs + command.ttlMs;
-  const awayMs = scene.disturbances
-    .filter(({ fromMs }) => fromMs < deadlineMs + command.timeoutMs + END_GRACE_MS)
-    .reduce((sum, { fromMs, toMs }) => sum + toMs - fromMs, 0);
-  const boundMs = deadlineMs + command.timeoutMs + END_GRACE_MS + awayMs;
-  if (!isEnded(last.state)) {
-    if (scene.endMs > boundMs)
-      found(`still ${last.state} ${Math.round(scene.endMs - deadlineMs)} ms after its deadline`);
-  } else if (!last.late && last.endedAtMs !== undefined && last.endedAtMs - scene.wallOffsetMs > boundMs) {
-    found(`ended ${last.state} ${Math.round(last.endedAtMs - scene.wallOffsetMs - deadlineMs)} ms after its deadline`);
+  const boundMs = untilMs(deadlineMs + command.timeoutMs + END_GRACE_MS, acceptedByMs, scene);
+  const open = views.findLast(({ view }) => view !== undefined && !isEnded(view.state));
+  const afterMs = (atMs: number): string => `${Math.round(atMs - deadlineMs)} ms after its deadline`;
+  // A run reads until everything has ended, or until all of it should have.
+  if (!isEnded(last.state)) found(`still ${last.state} at the end, ${afterMs(scene.endMs)}`);
+  else if (open !== undefined && open.atMs > boundMs) found(`still ${open.view?.state} ${afterMs(open.atMs)}`);
+  else if (!last.late && last.endedAtMs !== undefined && last.endedAtMs - scene.wallOffsetMs > boundMs) {
+    found(`ended ${last.state} ${afterMs(last.endedAtMs - scene.wallOffsetMs)}`);
+  }
+  const expired = views.find(({ view }) => view?.state === 'expired');
+  if (expired !== undefined && expired.atMs < trace.acceptedFromMs + command.ttlMs - SLACK_MS) {
+    found(`expired ${afterMs(expired.atMs)}`);
+  }
+  if (trace.receipts.length === 0 && last.state === 'failed' && last.executed === 'no' && command.mode === 'queue') {
+    const readMs = views.find(({ view }) => view?.state === 'failed')?.atMs ?? scene.endMs;
+    const calm = disturbing(scene, device, trace.acceptedFromMs, readMs).length === 0;
+    if (calm) found('given up, although nothing was wrong');
   }
   if (last.state === 'expired' && last.endedAtMs !== undefined) {
     const toMs = last.endedAtMs - scene.wallOffsetMs;
@@ -215,6 +247,18 @@ function checkEnd(trace: Trace, scene: Scene): Violation[] {
     }
   }
   return violations;
+}
+
+/** That time, put off by how long the store was perhaps away since. */
+function untilMs(boundMs: number, sinceMs: number, { disturbances }: Scene): number {
+  let putOffMs = boundMs;
+  let countedMs = sinceMs;
+  for (const { fromMs, toMs, blurs } of [...disturbances].sort((a, b) => a.fromMs - b.fromMs)) {
+    if (!blurs || fromMs > putOffMs) continue;
+    putOffMs += Math.max(0, toMs - Math.max(fromMs, countedMs));
+    countedMs = Math.max(countedMs, toMs);
+  }
+  return putOffMs;
 }
 
 /** The caller of a direct call has its answer also while the store is away. Its record says the same later; until then, nothing, or that nobody
@@ -239,10 +283,14 @@ function checkUncertain(trace: Trace, scene: Scene): Violation[] {
   const { marker, device, mode, reaction } = command;
   if (last === undefined || !isUncertain(last.state)) return [];
   const found = (what: string): Violation[] => [{ check: 'V5', device, markers: [marker], what }];
-  const fromMs = Math.min(...receipts.map(({ atMs }) => atMs), trace.acceptedFromMs);
+  // What disturbed while it only waited is no cause.
+  const begunMs = receipts.map(({ atMs }) => atMs);
+  if (last.sentAtMs !== undefined) begunMs.push(last.sentAtMs - scene.wallOffsetMs);
+  const fromMs = begunMs.length > 0 ? Math.min(...begunMs) : trace.acceptedFromMs;
   const toMs = last.endedAtMs === undefined ? scene.endMs : last.endedAtMs - scene.wallOffsetMs;
   const causes = disturbing(scene, device, fromMs, toMs);
-  if (causes.some(({ blurs }) => blurs || mode !== 'queue')) return [];
+  // A direct call dies with its service. What touches some devices and must not blur, a drain, ends no call of either kind.
+  if (causes.some(({ blurs, devices }) => blurs || (mode !== 'queue' && devices === undefined))) return [];
   if (!isSlow(trace)) {
     return found(
       `${last.state}, although its device answers after ${reaction.kind === 'answer' ? reaction.afterMs : 0} ms`,
@@ -449,6 +497,7 @@ function arrange({ commands, entries, wallOffsetMs }: History): Scene {
   const invoked = byMarker(of('submit.invoke'));
   const accepted = byMarker(of('submit.ok'));
   const failed = byMarker(of('submit.fail'));
+  const cancelling = byMarker(of('cancel.invoke'));
   const cancelled = byMarker(of('cancel.ok'));
   const received = byMarker(of('receive'));
   const answered = byMarker(of('answer'));
@@ -466,6 +515,7 @@ function arrange({ commands, entries, wallOffsetMs }: History): Scene {
       acceptedFromMs: invokes[0]?.atMs ?? Number.POSITIVE_INFINITY,
       acceptedByMs: oks[0]?.atMs ?? Number.POSITIVE_INFINITY,
       refused: invokes.length > 0 && (failed.get(marker)?.length ?? 0) === invokes.length,
+      cancelling: cancelling.has(marker) || cancelled.has(marker),
       cancelled: cancelled.has(marker),
       receipts: received.get(marker) ?? [],
       answers: answered.get(marker) ?? [],

@@ -46,6 +46,7 @@ interface Gap {
   readonly shard: number;
   readonly after: number;
   readonly before: number;
+  readonly count: number;
   readonly reason: string;
 }
 
@@ -122,8 +123,12 @@ export class EventLedger {
   log(fact: EventFact): void {
     if (fact.kind === 'gap') {
       const { shard, number } = placeOf(fact.from);
-      const gap = { reader: fact.reader, shard, after: number, before: placeOf(fact.to).number, reason: fact.reason };
+      const { reader, reason, from, to } = fact;
+      const gap = { reader, shard, after: number, before: placeOf(to).number, count: fact.count ?? 0, reason };
+      // One is told until it is acknowledged.
+      if (this.#gaps.some((each) => isSame(each, gap))) return;
       if (this.#gaps.length < GAPS) this.#gaps.push(gap);
+      else this.#find(`gap ${reader}: ${from} to ${to} is one too many`);
     } else if (fact.kind === 'receive') this.#receive(fact);
   }
 
@@ -149,10 +154,12 @@ export class EventLedger {
       this.#readers.map((reader, i) => {
         const gaps = this.#gaps.filter((gap) => gap.reader === reader);
         let [lost, inGaps] = [0, 0];
+        /** A number that no reader has seen has no known place; gaps cover as many of them as they count. */
+        let room = gaps.reduce((sum, { count }) => sum + count, 0);
         for (const [code, { open }] of this.#senders) {
           for (const [number, each] of open) {
             if (!each.stored || (each.seen & (1 << i)) !== 0) continue;
-            if (isTold(gaps, each)) {
+            if (Number.isNaN(each.place) ? room-- > 0 : isTold(gaps, each)) {
               inGaps += 1;
               continue;
             }
@@ -217,8 +224,10 @@ export class EventLedger {
   }
 }
 
-/** A number that no reader has seen has no known place; any gap may be about it. */
+function isSame(a: Gap, b: Gap): boolean {
+  return a.reader === b.reader && a.shard === b.shard && a.after === b.after && a.before === b.before;
+}
+
 function isTold(gaps: readonly Gap[], { shard, place }: Open): boolean {
-  if (Number.isNaN(place)) return gaps.length > 0;
   return gaps.some((gap) => gap.shard === shard && place > gap.after && place < gap.before);
 }

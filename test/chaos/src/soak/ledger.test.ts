@@ -65,6 +65,19 @@ test('a gap that was told to the reader covers what lies in it, and nothing else
   expect(ledger.violations).toEqual([expect.stringContaining(' 4 ')]);
 });
 
+test('a gap excuses as many numbers that no reader has seen as it counts, however often it is told', () => {
+  const ledger = history();
+  for (const number of [6, 7]) {
+    ledger.sent(CODE, number, 0);
+    ledger.answered(CODE, number, true);
+  }
+  for (const reader of ['group', 'live']) {
+    const gap = { kind: 'gap', by: '1', count: 1, reason: 'trimmed', from: '3-1000-5', to: '3-1000-9' } as const;
+    for (let i = 0; i < 2; i++) ledger.log({ ...gap, reader });
+  }
+  expect(ledger.close()).toEqual({ group: { lost: 1, inGaps: 1 }, live: { lost: 1, inGaps: 1 } });
+});
+
 test('a receipt that no device sent, one with other bytes, and one out of order are found', () => {
   const ledger = history({ unseen: [3, 4] });
   ledger.log(receipt(9));

@@ -37,6 +37,14 @@ export interface SoakResult {
 /** Answers that a device which comes and goes explains. */
 const FINE = / (?:2\d\d [a-z_]*|503 device_offline)$/;
 const MOST_ERRORS = 0.001;
+/** Devices that come and go are away for a few seconds: half of a percent of them at any time. */
+const MOST_OFFLINE = 0.02;
+const MOST_IN_GAPS = 0.001;
+/** Of what was asked of the run. */
+const LEAST_LOAD = 0.7;
+const LEAST_SUCCEEDED = 0.75;
+/** From there on lines rest on enough time. */
+const JUDGED_MINUTES = 60;
 
 export interface Verdict {
   readonly what: string;
@@ -59,10 +67,32 @@ export function verdictsOf(result: SoakResult): Verdict[] {
     .reduce((sum, [, count]) => sum + count, 0);
   const calm = Object.entries(result.answers).filter(([answer]) => answer.startsWith('calm'));
   const asked = calm.reduce((sum, [, count]) => sum + count, 0);
+  const offline = calm
+    .filter(([answer]) => answer.endsWith(' 503 device_offline'))
+    .reduce((sum, [, count]) => sum + count, 0);
+  const { devices = 0, commandsPerSecond = 0, eventsPerSecond = 0 } = result.options;
+  const dueOf = (perSecond: number): number => perSecond * 60 * result.minutes;
+  const got = Object.values(events.received).map((each) => each.events);
   const failed = calm.filter(([answer]) => !FINE.test(answer)).reduce((sum, [, count]) => sum + count, 0);
   const verdict = (what: string, found: string, isGood: boolean): Verdict => ({ what, found, isGood });
   return [
-    verdict('events lost', `${lost} of ${events.stored} stored (${inGaps} in announced gaps)`, lost === 0),
+    verdict(
+      'load of commands',
+      `${commands.submitted} of ${Math.round(dueOf(commandsPerSecond))} submitted, ${commands.succeeded} succeeded`,
+      commands.submitted > 0 &&
+        commands.submitted >= LEAST_LOAD * dueOf(commandsPerSecond) &&
+        commands.succeeded >= LEAST_SUCCEEDED * commands.submitted,
+    ),
+    verdict(
+      'load of events',
+      `${events.stored} of ${Math.round(dueOf(eventsPerSecond))} stored, ${got.join(' and ')} received`,
+      events.stored > 0 && events.stored >= LEAST_LOAD * dueOf(eventsPerSecond) && got.every((each) => each > 0),
+    ),
+    verdict(
+      'events lost',
+      `${lost} of ${events.stored} stored (${inGaps} in announced gaps)`,
+      lost === 0 && inGaps <= MOST_IN_GAPS * events.stored,
+    ),
     verdict('event violations', `${events.violations}`, events.violations === 0),
     verdict('events never stored', `${events.unstored}`, events.unstored === 0),
     verdict('subscription at rest', `${left} left, ${rest.deadLetters} dead letters`, left + rest.deadLetters === 0),
@@ -70,17 +100,18 @@ export function verdictsOf(result: SoakResult): Verdict[] {
     verdict('command violations', `${commands.violations}`, commands.violations === 0),
     verdict('uncertain without a cause', `${uncaused} (${commands.excused} with one)`, uncaused === 0),
     verdict('faults gone wrong', `${result.wrong.length}`, result.wrong.length === 0),
-    verdict('errors while calm', `${failed} of ${asked} calls`, failed <= MOST_ERRORS * asked),
+    verdict('errors while calm', `${failed} of ${asked} calls`, asked > 0 && failed <= MOST_ERRORS * asked),
+    verdict('devices said to be away', `${offline} of ${asked} calls`, offline <= MOST_OFFLINE * asked),
     verdict(
       'online set',
-      `${presence.missing} missing, ${presence.wrong} wrong`,
-      presence.missing + presence.wrong === 0,
+      `${presence.online} of ${devices}, ${presence.missing} missing, ${presence.wrong} wrong`,
+      presence.online === devices && presence.missing + presence.wrong === 0,
     ),
     verdict('sessions lost while calm', `${ended}`, ended === 0),
     verdict(
       'what grows',
       growing.length === 0 ? `nothing of ${judged.length} lines` : growing.map(({ what }) => what).join(', '),
-      growing.length === 0,
+      growing.length === 0 && (judged.length > 0 || result.minutes < JUDGED_MINUTES),
     ),
   ];
 }

@@ -65,7 +65,7 @@ const PASSING = new Set([
 ]);
 /** At most one per command. */
 const OF_COMMANDS = new Set(['command', 'result', 'idem']);
-/** Their own time ends them. */
+/** Their own time ends them; those that have none count as kinds of their own. */
 const TIMED = new Set(['nonce', 'lock', 'permits', 'timeline', 'refused']);
 
 export function checkFootprint(before: Footprint, after: Footprint, load: Load): FootprintViolation[] {
@@ -129,7 +129,9 @@ async function printOfStore(rig: Rig): Promise<Pick<Footprint, 'keys' | 'storeBy
     const memory = String(await server.command('INFO', 'memory'));
     storeBytes += Number(/^used_memory:(\d+)/m.exec(memory)?.[1] ?? 0);
     for await (const key of scan(server)) {
-      const kind = kindOf(key, rig.broker.keyPrefix);
+      const word = kindOf(key, rig.broker.keyPrefix);
+      const isEndless = TIMED.has(word) && (await server.command('PTTL', key).catch(() => 0)) === -1;
+      const kind = isEndless ? `${word} without an end` : word;
       keys[kind] = (keys[kind] ?? 0) + 1;
     }
   }

@@ -1,11 +1,13 @@
 /** The checkers of what a run leaves behind are checked. */
 
 import { describe, expect, test } from 'vitest';
+import { EventRecorder } from '../event/history.ts';
 import { Recorder } from '../history/history.ts';
+import { counted, judge, standing } from '../judge.ts';
 import { planRun } from '../traffic/plan.ts';
 import { Canaries } from './canary.ts';
 import { checkFootprint, type Footprint, kindOf, type Load } from './footprint.ts';
-import { servedIn } from './others.ts';
+import { checkServed, servedIn } from './others.ts';
 
 const MEBIBYTE = 1024 * 1024;
 const LOAD: Load = { devices: 10, commands: 100, events: 100, eventBytes: 0, edges: 2, shards: 4 };
@@ -88,5 +90,45 @@ describe('V13', () => {
     expect(before.calls).toBe(0);
     expect(during.calls).toBe(calls.length);
     expect(during.errors).toBe(plan.commands.filter(({ device }, i) => device === other && i % 2 === 1).length);
+  });
+
+  test('a call whose device is said not to have answered is an error, whatever its status, and is judged', () => {
+    const plan = planRun({
+      seed: 1,
+      commands: 20,
+      devices: 1,
+      edges: 1,
+      loadMs: 1,
+      mix: { direct: 1, late: 0, silent: 0 },
+    });
+    const recorder = new Recorder(plan.commands);
+    recorder.log({ kind: 'socket.open', device: plan.devices[0]?.code ?? '', socket: 1, edge: 0 });
+    recorder.log({ kind: 'disturb.begin', disturbance: 1, what: 'a fault', blurs: true, devices: ['another'] });
+    const end = { attempts: undefined, expiresAtMs: undefined, sentAtMs: undefined, endedAtMs: undefined, late: false };
+    for (const { marker } of plan.commands) {
+      recorder.log({ kind: 'submit.invoke', marker, call: 1 });
+      const view = { ...end, state: 'timed_out', executed: 'maybe' };
+      recorder.log({ kind: 'submit.ok', marker, call: 1, id: marker, view });
+    }
+    // What began before the fault and ended in it is no measure of the time before.
+    expect(servedIn(recorder)).toMatchObject({ before: { calls: 0 }, during: { calls: 20, errors: 20 } });
+    expect(checkServed(recorder)).toMatchObject([{ check: 'V13' }]);
+  });
+});
+
+describe('what is found counts', () => {
+  const whole = ['V12', 'V14', 'alive'].map((check) => ({ check, what: '' }));
+  const commands = new Recorder([]);
+  const events = new EventRecorder(new Map([['live', 'live']]), false);
+  events.log({ kind: 'send', device: 'sender', number: 1, hash: '' });
+  events.log({ kind: 'answer', device: 'sender', number: 1, code: 0 });
+  const findings = { commands, events, presence: [], whole };
+  const names = (list: ReturnType<typeof judge>): string[] => list.map(({ check }) => check);
+
+  test('also when the store failed over unasked, or a fault is beyond the promises: what that cannot explain', () => {
+    expect(names(judge(findings))).toEqual(['V7', 'V12', 'V14', 'alive']);
+    expect(names(standing(findings))).toEqual(['V14']);
+    expect(names([...counted(judge(findings), true)])).toEqual(['V12', 'V14', 'alive']);
+    expect(names([...counted(judge(findings), false)])).toHaveLength(4);
   });
 });
